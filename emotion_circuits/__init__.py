@@ -1,0 +1,1 @@
+"""Find, test and use emotion circuits in language models."""

@@ -1,0 +1,1 @@
+"""Scenarios and the prompts made from them."""

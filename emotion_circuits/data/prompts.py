@@ -1,0 +1,119 @@
+"""Prompts: a chat, and what the experiment knows about it (method.md, stage 1).
+
+`instruction` writes the system message of each elicitation style. Styles differ in how they name the emotion:
+
+``named``      ``Always reply in {emotion}.`` (the reference's)
+``described``  a state in words that never name it, against the confound of the keyword
+``none``       the uninstructed prompt: only the length rule
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from emotion_circuits.errors import EmotionError
+
+Style = Literal["named", "described", "none"]
+Message = tuple[str, str]
+"""Role (``system``, ``user``, ``assistant``) and content."""
+
+LENGTH_RULE = "Keep the reply to at most two sentences."
+
+DESCRIBED_STATES: dict[str, str] = {
+    "anger": "You have been treated unfairly, your blood boils, and you hold nothing back.",
+    "sadness": "You have lost what mattered most, your eyes are wet, and everything feels heavy.",
+    "happiness": "Everything went right today, your heart is light, and you cannot stop smiling.",
+    "fear": "Your hands shake, danger may be anywhere, and you expect the worst.",
+    "surprise": "You did not see this coming at all, and your mouth is still open.",
+    "disgust": "Your stomach turns, you want to spit it out and be nowhere near it.",
+}
+"""A state for each of the six emotions that does not name the emotion."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One chat, waiting for the assistant's reply.
+
+    Attributes:
+        messages: the turns so far.
+        emotion: the emotion that the reply should express, or None when nothing asks for one.
+        item: which scenario this is (``skeleton_id``), or None.
+        valence: the event's valence, or None.
+        theme: the scenario's theme, or None.
+        text: raw text used as it stands instead of the chat template's rendering of ``messages``.
+    """
+
+    messages: tuple[Message, ...] = ()
+    emotion: str | None = None
+    item: str | None = None
+    valence: str | None = None
+    theme: str | None = None
+    text: str | None = None
+
+    @classmethod
+    def user(cls, text: str, system: str | None = None) -> Prompt:
+        """A chat of one user message, with an optional system message."""
+        turns: list[Message] = [("system", system)] if system else []
+        return cls((*turns, ("user", text)))
+
+    @classmethod
+    def raw(cls, text: str) -> Prompt:
+        """Text that no chat template is applied to."""
+        return cls(text=text)
+
+    @property
+    def group(self) -> tuple[str | None, str | None]:
+        """(scenario, event valence): prompts of one group differ in the emotion alone."""
+        return self.item, self.valence
+
+    def instructed(self, emotion: str | None, style: Style = "named") -> Prompt:
+        """The same chat under another instruction, which replaces the system message."""
+        turns = tuple(turn for turn in self.messages if turn[0] != "system")
+        return replace(self, messages=(("system", instruction(emotion, style)), *turns), emotion=emotion)
+
+
+def instruction(emotion: str | None, style: Style = "named", length_rule: str = LENGTH_RULE) -> str:
+    """The system message that asks for ``emotion`` in ``style``.
+
+    Raises:
+        EmotionError: the style has no wording for the emotion.
+    """
+    if emotion is None or style == "none":
+        return length_rule
+    if style == "named":
+        return f"Always reply in {emotion}.\n{length_rule}"
+    if emotion not in DESCRIBED_STATES:
+        raise EmotionError(
+            f"no described state for {emotion!r}; there is one for {', '.join(DESCRIBED_STATES)}: use style='named'"
+        )
+    return f"{DESCRIBED_STATES[emotion]}\n{length_rule}"
+
+
+def as_prompts(prompts: object) -> list[Prompt]:
+    """Prompts from whatever holds them: a SEV (uninstructed), replies, prompts, or plain strings (user messages)."""
+    if isinstance(prompts, Prompt):
+        return [prompts]
+    if isinstance(prompts, str):
+        return [Prompt.user(prompts)]
+    if hasattr(prompts, "prompts"):
+        held = prompts.prompts  # type: ignore[attr-defined]
+        return list(held() if callable(held) else held)
+    if isinstance(prompts, Iterable):
+        return [p if isinstance(p, Prompt) else Prompt.user(p) for p in prompts]
+    raise TypeError(f"cannot read prompts from {type(prompts).__name__}; give a SEV, prompts, replies or strings")
+
+
+def check_emotions(emotions: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
+    """``emotions`` as a tuple, once each is found in ``known``.
+
+    Raises:
+        EmotionError: one of them is not there, or none was given.
+    """
+    unknown = [e for e in emotions if e not in known]
+    if unknown or not emotions:
+        raise EmotionError(
+            f"{what} has no emotion {', '.join(map(repr, unknown)) or '(none was given)'}; it has {', '.join(known)}"
+        )
+    return tuple(emotions)

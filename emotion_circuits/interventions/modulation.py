@@ -1,0 +1,60 @@
+"""Modulations: strengthen, weaken or bound what nodes say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from emotion_circuits.activations import Activations, Contrast
+from emotion_circuits.interventions.base import Place, Where
+
+
+@dataclass(frozen=True, eq=False)
+class Enhancement:
+    r"""Add an emotion's contrast: :math:`a \leftarrow a + \text{strength} \cdot \Delta a` (method.md, stage 7).
+
+    Attributes:
+        contrast: what to add. A `Contrast` with a reply part adds that part at generated tokens and its prompt part
+            elsewhere; plain `Activations` are added everywhere.
+        strength: how often to add it. 1 moves the mean of the baseline onto the mean of the emotion; a negative
+            strength suppresses.
+    """
+
+    contrast: Contrast | Activations
+    strength: float = 1.0
+    acts_on: ClassVar[tuple[Place, ...]] = ("nodes", "residual")
+
+    def __call__(self, activation: Tensor, where: Where) -> Tensor:
+        if isinstance(self.contrast, Activations):
+            delta = where.take(self.contrast, activation)
+        elif self.contrast.reply is None:
+            delta = where.take(self.contrast.prompt, activation)
+        else:
+            prompt, reply = self.contrast.prompt, self.contrast.reply
+            delta = where.by_phase(where.take(prompt, activation), where.take(reply, activation))
+        return activation + self.strength * delta
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiply activations by a factor; 0 is `ZeroAblation`, 1 does nothing."""
+
+    factor: float
+    acts_on: ClassVar[tuple[Place, ...]] = ("nodes", "residual")
+
+    def __call__(self, activation: Tensor, where: Where) -> Tensor:
+        return activation * self.factor
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """Keep activations between two bounds; either may be None."""
+
+    low: float | None = None
+    high: float | None = None
+    acts_on: ClassVar[tuple[Place, ...]] = ("nodes", "residual")
+
+    def __call__(self, activation: Tensor, where: Where) -> Tensor:
+        return activation if self.low is None and self.high is None else activation.clamp(self.low, self.high)

@@ -1,0 +1,111 @@
+"""Recording: keep the activations that were asked for, and nothing else.
+
+The hook selects the positions and reduces over them before it stores anything, so memory grows with what is kept
+and not with layers x tokens. No logits are computed for tokens that nobody asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emotion_circuits.errors import PromptError
+from emotion_circuits.model.tokens import TokenBatch
+from emotion_circuits.types import Position, Site
+
+if TYPE_CHECKING:
+    from emotion_circuits.model.hooked_model import HookedModel
+
+
+def statistics_dtype(like: Tensor) -> torch.dtype:
+    """float64 for float64, else float32: statistics are never kept in half precision."""
+    return torch.float64 if like.dtype == torch.float64 else torch.float32
+
+
+@torch.no_grad()
+def stream(
+    model: HookedModel,
+    prompts: object,
+    sites: Sequence[Site],
+    layers: Sequence[int],
+    positions: Position,
+    batch_size: int | None,
+) -> Iterator[tuple[TokenBatch, dict[Site, Float[Tensor, "layer batch *unit"]]]]:
+    """Batches with their activations at each site."""
+    for batch in model.batches(prompts, batch_size):
+        kept: dict[Site, list[Tensor | None]] = {site: [None] * len(layers) for site in sites}
+        weights = position_weights(batch, positions)
+        with ExitStack() as stack:
+            for site in sites:
+                for slot, layer in enumerate(layers):
+                    hook = _keeper(kept[site], slot, weights)
+                    stack.callback(model.sites.port(site, layer).attach(hook).remove)
+            # The decoder without its unembedding: logits are nobody's business here.
+            model.hf.base_model(**batch.inputs(), use_cache=False)
+        yield batch, {site: _stacked(model, site, values) for site, values in kept.items()}
+
+
+def record(
+    model: HookedModel,
+    prompts: object,
+    site: Site,
+    layers: Sequence[int],
+    positions: Position,
+    batch_size: int | None,
+) -> Float[Tensor, "layer sample *unit"]:
+    """One site's activations of all prompts, in their order, on the CPU."""
+    parts, samples = [], []
+    for batch, values in stream(model, prompts, (site,), layers, positions, batch_size):
+        held = values[site]
+        parts.append(held.to(statistics_dtype(held)).cpu())
+        samples.append(batch.samples.cpu())
+    if not parts:
+        raise PromptError("there are no prompts to record; give at least one")
+    return torch.cat(parts, dim=1)[:, torch.cat(samples).argsort()]
+
+
+def position_weights(batch: TokenBatch, positions: Position) -> Float[Tensor, "batch pos"] | None:
+    """Weight of each token in the mean over ``positions``; None means the last column alone.
+
+    Raises:
+        PromptError: a row has no token at these positions.
+    """
+    column = torch.arange(batch.ids.shape[1], device=batch.ids.device)[None]
+    last = batch.last_prompt[:, None]
+    if positions in ("last_prompt", "last") and not bool(batch.reply.any()):
+        return None
+    chosen = {
+        "last_prompt": column == last,
+        "prompt": column <= last,
+        "generated": column > last,
+        "last": column >= last,
+        "all": column >= 0,
+    }[positions] & batch.mask
+    count = chosen.sum(dim=1, keepdim=True)
+    if not bool(count.all()):
+        raise PromptError(f"a prompt has no token at positions {positions!r}; give replies with at least one token")
+    return chosen.float() / count
+
+
+def _keeper(values: list[Tensor | None], slot: int, weights: Tensor | None):
+    def hook(activation: Tensor) -> None:
+        if weights is None:
+            # A clone, so that the full activation is not kept alive by a view.
+            values[slot] = activation[:, -1].clone()
+        else:
+            w = weights.to(device=activation.device, dtype=statistics_dtype(activation))
+            values[slot] = torch.einsum("bp,bpu->bu", w, activation.to(w.dtype))
+
+    return hook
+
+
+def _stacked(model: HookedModel, site: Site, values: list[Tensor | None]) -> Tensor:
+    held = [v for v in values if v is not None]
+    assert len(held) == len(values), f"site {site} was not reached in every layer"
+    stacked = torch.stack([v.to(held[0].device) for v in held])
+    return stacked.unflatten(-1, (model.dims.n_heads, model.dims.d_head)) if site == "head" else stacked
