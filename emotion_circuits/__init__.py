@@ -1,1 +1,115 @@
-"""Find, test and use emotion circuits in language models."""
+"""Find, test and use emotion circuits in language models.
+
+The inventory, in the order of the pipeline. Names are loaded when they are first used, so that importing the package
+takes no time; ``import emotion_circuits as ec`` is the intended form.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(  # pyright: ignore[reportUnsupportedDunderAll]
+    __name__,
+    submod_attrs={
+        "types": ["EKMAN", "VALENCES", "ModelDims"],
+        "errors": ["EmotionCircuitsError"],
+        "model": ["HookedModel", "TokenBatch"],
+        "nodes": ["Node", "NodeSet", "NodeValues", "Residual"],
+        "activations": ["Activations", "Contrast"],
+        "interventions": [
+            "Patch",
+            "Intervention",
+            "ZeroAblation",
+            "MeanAblation",
+            "ResampleAblation",
+            "CounterfactualPatch",
+            "Samples",
+            "Enhancement",
+            "Scale",
+            "Clamp",
+            "Steering",
+            "ProjectOut",
+        ],
+        "data.sev": ["SEV", "load_sev"],
+        "data.prompts": ["Prompt"],
+        "elicitation": ["elicit"],
+        "replies": ["Reply", "Replies"],
+        "directions": ["fit_directions", "EmotionDirections", "fit_contrasts"],
+        "targets": ["DirectionTarget", "Projection", "LogitDifference", "ResidualFunction"],
+        "measurement": ["measure", "Measurement"],
+        "attribution": [
+            "attribute",
+            "attribute_each",
+            "Attribution",
+            "DirectAttribution",
+            "HeadImportance",
+            "sublayer_influence",
+            "Influence",
+        ],
+        "circuits": ["build_circuit", "Circuit", "allocate_quota"],
+        "generation": ["generate", "GenerationConfig"],
+        "control": [
+            "Unmodulated",
+            "Prompting",
+            "CircuitModulation",
+            "CircuitRemoval",
+            "ContrastSteering",
+            "SteeringVector",
+        ],
+        "evaluation": ["evaluate", "Evaluation", "compare", "Comparison", "fluency"],
+        "evaluation.judges": ["Score", "LexiconJudge"],
+    },
+)
+
+if TYPE_CHECKING:
+    from emotion_circuits.activations import Activations, Contrast
+    from emotion_circuits.attribution import (
+        Attribution,
+        DirectAttribution,
+        HeadImportance,
+        Influence,
+        attribute,
+        attribute_each,
+        sublayer_influence,
+    )  # fmt: skip
+    from emotion_circuits.circuits import Circuit, allocate_quota, build_circuit
+    from emotion_circuits.control import (
+        CircuitModulation,
+        CircuitRemoval,
+        ContrastSteering,
+        Prompting,
+        SteeringVector,
+        Unmodulated,
+    )  # fmt: skip
+    from emotion_circuits.data.prompts import Prompt
+    from emotion_circuits.data.sev import SEV, load_sev
+    from emotion_circuits.directions import EmotionDirections, fit_contrasts, fit_directions
+    from emotion_circuits.elicitation import elicit
+    from emotion_circuits.errors import EmotionCircuitsError
+    from emotion_circuits.evaluation import Comparison, Evaluation, compare, evaluate, fluency
+    from emotion_circuits.evaluation.judges import LexiconJudge, Score
+    from emotion_circuits.generation import GenerationConfig, generate
+    from emotion_circuits.interventions import (
+        Clamp,
+        CounterfactualPatch,
+        Enhancement,
+        Intervention,
+        MeanAblation,
+        Patch,
+        ProjectOut,
+        ResampleAblation,
+        Samples,
+        Scale,
+        Steering,
+        ZeroAblation,
+    )  # fmt: skip
+    from emotion_circuits.measurement import Measurement, measure
+    from emotion_circuits.model import HookedModel, TokenBatch
+    from emotion_circuits.nodes import Node, NodeSet, NodeValues, Residual
+    from emotion_circuits.replies import Replies, Reply
+    from emotion_circuits.targets import DirectionTarget, LogitDifference, Projection, ResidualFunction
+    from emotion_circuits.types import EKMAN, VALENCES, ModelDims

@@ -5,9 +5,21 @@ from __future__ import annotations
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
-    Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM,
-    MistralConfig, MistralForCausalLM, Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast, Qwen2Config,
-    Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )  # fmt: skip
 
 from emotion_circuits.model import HookedModel
@@ -16,10 +28,7 @@ TEMPLATE = (
     "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|> {% endfor %}"
     "{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
 )
-WORDS = (
-    "system user assistant always reply in anger sadness happiness fear surprise disgust keep the to at most two "
-    "sentences . , I moved my desk window it was warm dark cold bright and a friend called work home rain fell bus late"
-).split()
+WORDS = ["system", "user", "assistant", "always", "reply", "in", "anger", "sadness", "happiness", "fear", "surprise", "disgust", "keep", "the", "to", "at", "most", "two", "sentences", ".", ",", "I", "moved", "my", "desk", "window", "it", "was", "warm", "dark", "cold", "bright", "and", "a", "friend", "called", "work", "home", "rain", "fell", "bus", "late"]
 
 ARCHITECTURES = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
@@ -42,10 +51,11 @@ def tokenizer(chat_template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
     """A word-level tokenizer with the Qwen markers."""
     words = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "[UNK]", *dict.fromkeys(WORDS)]
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
     result = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token="[UNK]"
     )
+    result.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     result.chat_template = chat_template
     return result
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -143,6 +144,31 @@ class HookedModel:
         cap = getattr(self.hf.config.get_text_config(), "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 
+    def without_heads(
+        self, layer: int, resid_mid: Float[Tensor, "batch d_model"], z: Float[Tensor, "batch head d_head"]
+    ) -> Float[Tensor, "batch head d_model"]:
+        """The residual after attention if one head had written nothing, for every head.
+
+        Args:
+            layer: the layer.
+            resid_mid: the residual as it was.
+            z: the heads' outputs before ``W_O``.
+        """
+        weight = self.writes("head", layer)
+        write = einsum(z.to(weight.dtype), weight, "batch head d_head, head d_head d_model -> batch head d_model")
+        norm = self.sites.write_norm("attention", layer)
+        if norm is None:
+            return resid_mid[:, None] - write
+        # Gemma norms what attention writes, so removing a head also changes the scale of the others.
+        raw = self.sites.port("head", layer).module(z.flatten(-2))
+        return resid_mid[:, None] - norm(raw)[:, None] + norm(raw[:, None] - write)
+
+    @staticmethod
+    def norm_weight(norm: nn.Module) -> Float[Tensor, " d_model"]:
+        """The factor by which a norm scales each coordinate, apart from its division by the rms."""
+        weight: Tensor = norm.weight  # type: ignore[assignment]
+        return 1.0 + weight if "Gemma" in type(norm).__name__ else weight
+
     # Prompts and batches
 
     def tokens(self, prompts: object) -> list[list[int]]:
@@ -222,9 +248,22 @@ class HookedModel:
         positions: Position = "last_prompt",
         *,
         batch_size: int | None = None,
+        sort: bool = True,
     ) -> Iterator[tuple[TokenBatch, dict[Site, Float[Tensor, "layer batch *unit"]]]]:
         """Like `record` for several sites at once and all layers, batch by batch, left on the model's device."""
-        return recording.stream(self, prompts, sites, self._layers(None), positions, batch_size)
+        return recording.stream(self, prompts, sites, self._layers(None), positions, batch_size, sort=sort)
+
+    @torch.no_grad()
+    def read(self, batch: TokenBatch, site: Site, layer: int) -> Float[Tensor, "batch d_model"]:
+        """The last token's residual of one batch at one site, with whatever patches are active."""
+        kept: list[Tensor] = []
+        port = self.sites.port(site, layer % self.dims.n_layers)
+        handle = port.attach(lambda activation: kept.append(activation[:, -1].clone()))
+        try:
+            self.hf.base_model(**batch.inputs(), use_cache=False)
+        finally:
+            handle.remove()
+        return kept[0]
 
     # Patching
 

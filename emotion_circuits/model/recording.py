@@ -35,9 +35,11 @@ def stream(
     layers: Sequence[int],
     positions: Position,
     batch_size: int | None,
+    *,
+    sort: bool = True,
 ) -> Iterator[tuple[TokenBatch, dict[Site, Float[Tensor, "layer batch *unit"]]]]:
     """Batches with their activations at each site."""
-    for batch in model.batches(prompts, batch_size):
+    for batch in model.batches(prompts, batch_size, sort=sort):
         kept: dict[Site, list[Tensor | None]] = {site: [None] * len(layers) for site in sites}
         weights = position_weights(batch, positions)
         with ExitStack() as stack:

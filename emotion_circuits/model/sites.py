@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from emotion_circuits.errors import ModelError
-from emotion_circuits.types import Site
+from emotion_circuits.types import Site, Sublayer
 
 HOOK_NAME: dict[Site, str] = {
     "resid_pre": "hook_resid_pre", "resid_mid": "hook_resid_mid", "resid_post": "hook_resid_post",
@@ -72,6 +72,11 @@ class SiteMap:
     def module(self, component: str) -> nn.Module:
         """The Hugging Face module of a TransformerLens component such as ``blocks.0.ln2`` or ``ln_final``."""
         return self._hf.get_submodule(self._tl.adapter.translate_transformer_lens_path(component))
+
+    def write_norm(self, sublayer: Sublayer, layer: int) -> nn.Module | None:
+        """The norm that a sublayer's output passes before it is added to the residual, if the architecture has one."""
+        name = f"blocks.{layer}.{'ln1_post' if sublayer == 'attention' else 'ln2_post'}"
+        return self.module(name) if f"{name}.hook_in" in self._tl.hook_dict else None
 
     def has(self, site: Site) -> bool:
         """Whether the architecture has ``site`` at all."""

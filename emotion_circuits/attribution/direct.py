@@ -1,0 +1,197 @@
+r"""Direct attribution: what each node writes along a target, in closed form (method.md, stage 4).
+
+One forward pass per sample gives every neuron and every head for every target:
+
+neurons  :math:`c_{l,n} = a_{l,n}\,(W^{down}_{l,n} \cdot v_{l})` with v the direction after the MLP
+heads    :math:`c_{l,h} = (z_{l,h} W^O_{l,h}) \cdot v_{l}`        with v the direction after attention
+
+Since :math:`W \cdot v` is constant, mean, spread and positive part of c follow from those of the activations, so
+running sums of a, relu(a) and a squared serve all targets at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from emotion_circuits.activations import Activations, Contrast
+from emotion_circuits.attribution.result import Attribution
+from emotion_circuits.data.prompts import Prompt, as_prompts
+from emotion_circuits.directions.statistics import complete_groups
+from emotion_circuits.errors import EmotionCircuitsError
+from emotion_circuits.model import HookedModel
+from emotion_circuits.nodes import NodeValues
+from emotion_circuits.progress import progress
+from emotion_circuits.provenance import provenance
+from emotion_circuits.targets import Target, samples_of, stacked_local
+
+Label = tuple[str | None, bool]
+"""A prompt's emotion, and whether its group has every emotion."""
+
+
+@dataclass(frozen=True)
+class DirectAttribution:
+    """Each node's write along the target.
+
+    Attributes:
+        centred: rank by the group-centred score instead of the plain mean, which removes what a node writes under
+            every emotion alike.
+    """
+
+    centred: bool = False
+    name: str = "direct attribution"
+
+    def __call__(
+        self, model: HookedModel, prompts: object, targets: Mapping[str, Target], batch_size: int | None = None
+    ) -> dict[str, Attribution]:
+        """Scores of every target from one pass over the prompts."""
+        asked = as_prompts(prompts)
+        labels = _labels(asked)
+        sums = _Sums(model, targets)
+        with progress("attribute", len(asked)) as advance:
+            for batch, values in model.stream(asked, ("neuron", "head"), batch_size=batch_size):
+                sums.add([labels[i] for i in batch.samples.tolist()], values["neuron"], values["head"])
+                advance(len(batch))
+        source = provenance(model, asked, method=self.name, centred=self.centred)
+        return {name: self._result(sums, target, asked, labels, source) for name, target in targets.items()}
+
+    def _result(
+        self, sums: _Sums, target: Target, prompts: Sequence[Prompt], labels: list[Label], source: dict
+    ) -> Attribution:
+        chosen = {labels[i] for i in samples_of(target, prompts)}
+        mine = _total(sums.by_label[label] for label in chosen)
+        beta, along = sums.beta[id(target)], sums.along[id(target)]
+        a, positive_a, squares = mine.neuron / mine.n, mine.neuron_positive / mine.n, mine.neuron_squares / mine.n
+        neurons = a * beta
+        positive = torch.where(beta > 0, positive_a * beta, (a - positive_a) * beta)
+        index = sums.targets.index(target)
+        heads, head_positive = mine.head_value[index] / mine.n, mine.head_positive[index] / mine.n
+        head_squares = mine.head_squares[index] / mine.n
+        values = NodeValues(neurons.float(), heads.float())
+        contrast = sums.contrast(target.emotion)
+        centred = None
+        if contrast is not None:
+            assert contrast.prompt.neurons is not None and contrast.prompt.heads is not None
+            heads_centred = einsum(
+                contrast.prompt.heads.double(), along, "layer head d_head, layer head d_head -> layer head"
+            )
+            centred = NodeValues((contrast.prompt.neurons * beta).float(), heads_centred.float())
+        everything = _total(sums.by_label.values())
+        return Attribution(
+            values=centred if self.centred and centred is not None else values,
+            method=self.name + (", centred" if self.centred else ""),
+            emotion=target.emotion,
+            n_samples=mine.n,
+            dims=sums.dims,
+            std=NodeValues(_std(squares, a, beta.abs()), _std(head_squares, heads, 1.0)),
+            positive=NodeValues(positive.float(), head_positive.float()),
+            negative=NodeValues((neurons - positive).float(), (heads - head_positive).float()),
+            beta=beta.float(),
+            centred=centred,
+            means=Activations((everything.neuron / everything.n).float(), (everything.head / everything.n).float()),
+            contrast=contrast,
+            provenance=source,
+        )
+
+
+@dataclass
+class _Sum:
+    """Running sums over the samples of one label."""
+
+    n: int
+    neuron: Float[Tensor, "layer neuron"]
+    neuron_positive: Float[Tensor, "layer neuron"]
+    neuron_squares: Float[Tensor, "layer neuron"]
+    head: Float[Tensor, "layer head d_head"]
+    head_value: Float[Tensor, "target layer head"]
+    head_positive: Float[Tensor, "target layer head"]
+    head_squares: Float[Tensor, "target layer head"]
+
+    def __add__(self, other: _Sum) -> _Sum:
+        return _Sum(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+class _Sums:
+    """Running sums by label, and the constants of each target."""
+
+    def __init__(self, model: HookedModel, targets: Mapping[str, Target]) -> None:
+        self.targets, self.dims = list(targets.values()), model.dims
+        self.beta: dict[int, Tensor] = {}
+        self.along: dict[int, Tensor] = {}
+        self.by_label: dict[Label, _Sum] = {}
+        for target in self.targets:
+            self.beta[id(target)], self.along[id(target)] = write_along(model, target)
+        self._along = torch.stack([self.along[id(t)] for t in self.targets])
+
+    def add(
+        self,
+        labels: Sequence[Label],
+        neuron: Float[Tensor, "layer batch neuron"],
+        head: Float[Tensor, "layer batch head d_head"],
+    ) -> None:
+        """Add one batch."""
+        along = self._along.to(device=head.device, dtype=torch.float32)
+        for label in dict.fromkeys(labels):
+            rows = torch.tensor([i for i, held in enumerate(labels) if held == label], device=neuron.device)
+            a, z = neuron.index_select(1, rows).float(), head.index_select(1, rows).float()
+            c = einsum(z, along, "layer batch head d_head, target layer head d_head -> target layer batch head")
+            parts = (
+                a.sum(1),
+                a.relu().sum(1),
+                a.square().sum(1),
+                z.sum(1),
+                c.sum(2),
+                c.relu().sum(2),
+                c.square().sum(2),
+            )
+            new = _Sum(len(rows), *(part.double().cpu() for part in parts))
+            self.by_label[label] = self.by_label[label] + new if label in self.by_label else new
+
+    def contrast(self, emotion: str | None) -> Contrast | None:
+        """The emotion's mean minus the mean over emotions, over complete groups; None where there is none."""
+        means = {label: held for (label, complete), held in self.by_label.items() if complete and label is not None}
+        if emotion not in means or len(means) < 2:
+            return None
+        neurons = {e: held.neuron / held.n for e, held in means.items()}
+        heads = {e: held.head / held.n for e, held in means.items()}
+        centred = [held[emotion] - torch.stack(list(held.values())).mean(dim=0) for held in (neurons, heads)]
+        return Contrast(str(emotion), "emotions", Activations(centred[0].float(), centred[1].float()))
+
+
+def write_along(
+    model: HookedModel, target: Target
+) -> tuple[Float[Tensor, "layer neuron"], Float[Tensor, "layer head d_head"]]:
+    """What one unit of each neuron's activation, and of each head's ``z``, writes along the target (beta)."""
+    after_mlp, after_attention = (stacked_local(model, target, site) for site in ("resid_post", "resid_mid"))
+    neurons, heads = [], []
+    for layer in range(model.dims.n_layers):
+        w_down, w_o = model.writes("neuron", layer), model.writes("head", layer)
+        dtype = torch.float64 if w_down.dtype == torch.float64 else torch.float32
+        neurons.append(w_down.to(dtype) @ after_mlp[layer].to(device=w_down.device, dtype=dtype))
+        heads.append(w_o.to(dtype) @ after_attention[layer].to(device=w_o.device, dtype=dtype))
+    return torch.stack([n.double().cpu() for n in neurons]), torch.stack([h.double().cpu() for h in heads])
+
+
+def _labels(prompts: Sequence[Prompt]) -> list[Label]:
+    emotions = list(dict.fromkeys(p.emotion for p in prompts if p.emotion is not None))
+    try:
+        complete = set(complete_groups(prompts, emotions))
+    except EmotionCircuitsError:
+        complete = set()
+    return [(prompt.emotion, i in complete) for i, prompt in enumerate(prompts)]
+
+
+def _total(sums) -> _Sum:
+    first, *rest = sums
+    for held in rest:
+        first = first + held
+    return first
+
+
+def _std(squares: Tensor, mean: Tensor, factor: Tensor | float) -> Tensor:
+    return ((squares - mean.square()).clamp(min=0).sqrt() * factor).float()

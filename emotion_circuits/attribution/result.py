@@ -1,0 +1,187 @@
+"""`Attribution`: what a method found, one number per node, and how it spreads over nodes and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emotion_circuits import artefacts
+from emotion_circuits.activations import Activations, Contrast
+from emotion_circuits.nodes import NodeSet, NodeValues
+from emotion_circuits.types import ModelDims, NodeKind
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS: tuple[NodeKind, NodeKind] = ("neuron", "head")
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Scores of one target.
+
+    Attributes:
+        values: the score that ranks nodes; mean over samples.
+        method: the method's name.
+        emotion: the target's emotion.
+        n_samples: samples averaged over.
+        dims: sizes of the model.
+        kinds: kinds of node that were scored; the others' values are zero.
+        std: standard deviation over samples.
+        positive: mean of the positive part.
+        negative: mean of the negative part; ``positive + negative = mean``.
+        beta: what a unit of activation writes along the target, for neurons (``W_down . v``).
+        centred: the score with group-centred activations (the emotion's mean minus the mean over emotions).
+        means: mean activations over all prompts given, to ablate with.
+        contrast: the emotion's activations at the last prompt token minus the mean over emotions.
+        provenance: model, data and settings.
+    """
+
+    values: NodeValues
+    method: str
+    emotion: str | None
+    n_samples: int
+    dims: ModelDims
+    kinds: tuple[NodeKind, ...] = KINDS
+    std: NodeValues | None = None
+    positive: NodeValues | None = None
+    negative: NodeValues | None = None
+    beta: Float[Tensor, "layer neuron"] | None = None
+    centred: NodeValues | None = None
+    means: Activations | None = None
+    contrast: Contrast | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def top(self, n: int, kind: NodeKind | None = None) -> NodeSet:
+        """The ``n`` nodes with the highest score; of one kind, or of all that were scored."""
+        if kind is None and len(self.kinds) == 1:
+            kind = self.kinds[0]
+        return self.values.top(n, kind)
+
+    def to_frame(self, *, top: int | None = None) -> pd.DataFrame:
+        """One row per node, highest first: ``node, kind, layer, index, value``, and ``std`` where it is known."""
+        import pandas as pd
+
+        table = self.values.to_frame(top=top)
+        table = table[table["kind"].isin(self.kinds)].reset_index(drop=True)
+        if self.std is not None:
+            std = self.std
+            pick = [
+                float(std.values(k)[l, i])
+                for k, l, i in zip(table["kind"], table["layer"], table["index"], strict=True)
+            ]
+            table["std"] = pd.Series(pick, dtype=float)
+        return table
+
+    def concentration(self, kind: NodeKind = "neuron") -> Concentration:
+        """How few nodes hold how much of the positive score (method.md, stage 4)."""
+        return Concentration.of(self.values.values(kind))
+
+    def with_heads(self, other: Attribution) -> Attribution:
+        """These neurons' scores with ``other``'s head scores, e.g. `HeadImportance` beside `DirectAttribution`."""
+
+        def mixed(mine: NodeValues | None, theirs: NodeValues | None) -> NodeValues | None:
+            return None if mine is None or theirs is None else NodeValues(mine.neurons, theirs.heads)
+
+        return replace(
+            self,
+            values=NodeValues(self.values.neurons, other.values.heads),
+            method=f"{self.method} + {other.method}",
+            std=mixed(self.std, other.std),
+            positive=mixed(self.positive, other.positive),
+            negative=mixed(self.negative, other.negative),
+            centred=None,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write one file, tensors and provenance."""
+        tensors: dict[str, Tensor | None] = {"beta": self.beta}
+        for name in _VALUES:
+            held: NodeValues | None = getattr(self, name)
+            tensors |= {f"{name}.{kind}": None if held is None else held.values(kind) for kind in KINDS}
+        tensors |= _flat("means", self.means)
+        if self.contrast is not None:
+            tensors |= _flat("contrast", self.contrast.prompt)
+        meta = {
+            "method": self.method, "emotion": self.emotion, "n_samples": self.n_samples, "kinds": self.kinds,
+            "dims": vars(self.dims), "provenance": dict(self.provenance),
+        }  # fmt: skip
+        artefacts.save(path, "attribution", tensors, meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Attribution:
+        """Read what `save` wrote.
+
+        Raises:
+            ArtefactError: the file is damaged or something else.
+        """
+        tensors, meta = artefacts.load(path, "attribution")
+        kept = {k: artefacts.field(meta, k, path) for k in ("method", "emotion", "n_samples", "provenance")}
+        values = {
+            name: NodeValues(tensors[f"{name}.neuron"], tensors[f"{name}.head"])
+            for name in _VALUES if f"{name}.neuron" in tensors and f"{name}.head" in tensors
+        }  # fmt: skip
+        artefacts.field(values, "values", path)
+        contrast = _unflat("contrast", tensors)
+        return cls(
+            **values,
+            **kept,
+            dims=ModelDims(**artefacts.field(meta, "dims", path)),
+            kinds=tuple(artefacts.field(meta, "kinds", path)),
+            beta=tensors.get("beta"),
+            means=_unflat("means", tensors),
+            contrast=None if contrast is None else Contrast(kept["emotion"] or "", "emotions", contrast),
+        )
+
+    def __repr__(self) -> str:
+        best = ", ".join(f"{node}" for node in list(self.top(3)))
+        return f"Attribution({self.method} for {self.emotion}: {self.n_samples} samples, among the top {best})"
+
+
+_VALUES = ("values", "std", "positive", "negative", "centred")
+
+
+def _flat(name: str, held: Activations | None) -> dict[str, Tensor | None]:
+    return {} if held is None else {f"{name}.neurons": held.neurons, f"{name}.heads": held.heads}
+
+
+def _unflat(name: str, tensors: Mapping[str, Tensor]) -> Activations | None:
+    if f"{name}.neurons" not in tensors:
+        return None
+    return Activations(tensors[f"{name}.neurons"], tensors.get(f"{name}.heads"))
+
+
+@dataclass(frozen=True)
+class Concentration:
+    """How unevenly positive scores are spread.
+
+    Attributes:
+        top_1_percent: share of the positive total held by the top 1 % of nodes.
+        gini: Gini coefficient of the positive scores; 0 is even, 1 is one node alone.
+        n_for: number of nodes that hold 50, 80 and 95 % of the positive total.
+        curve: cumulative share, nodes sorted by score.
+    """
+
+    top_1_percent: float
+    gini: float
+    n_for: dict[int, int]
+    curve: Float[Tensor, " node"]
+
+    @classmethod
+    def of(cls, values: Float[Tensor, "..."]) -> Concentration:
+        """The concentration of some scores; negative ones count as zero."""
+        held = values.flatten().double().clamp(min=0).sort(descending=True).values
+        total = held.sum().clamp(min=1e-30)
+        curve = held.cumsum(0) / total
+        n = len(held)
+        ascending = held.flip(0)
+        ranks = torch.arange(1, n + 1, dtype=torch.float64)
+        gini = float((2 * ranks - n - 1) @ ascending / (n * total))
+        n_for = {share: int((curve < share / 100 - 1e-12).sum()) + 1 for share in (50, 80, 95)}
+        return cls(float(curve[max(1, round(n / 100)) - 1]), gini, n_for, curve.float())

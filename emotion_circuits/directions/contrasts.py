@@ -1,0 +1,115 @@
+"""Fitting contrasts: what each emotion changes in neurons, heads and residuals (method.md, stages 5 and 7).
+
+Two choices decide much of what a contrast can do, and both are parameters:
+
+baseline   ``"emotions"``: the emotion's mean minus the mean over emotions (the reference's), which lacks the axis
+           from neutral to emotional; ``"uninstructed"``: minus the same items without an instruction.
+positions  with ``match_positions`` the contrast is measured twice, at the last prompt token and over the tokens of
+           the model's own replies, and each is added where it was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from emotion_circuits.activations import Activations, Baseline, Contrast
+from emotion_circuits.data.prompts import as_prompts
+from emotion_circuits.directions.statistics import complete_groups
+from emotion_circuits.errors import DataError
+from emotion_circuits.model import HookedModel
+from emotion_circuits.progress import progress
+from emotion_circuits.replies import Replies
+from emotion_circuits.types import Position, Site
+
+_SITES: tuple[Site, ...] = ("neuron", "head", "resid_mid", "resid_post")
+
+
+def fit_contrasts(
+    model: HookedModel,
+    accepted: Replies,
+    uninstructed: Replies | None = None,
+    *,
+    emotions: Sequence[str] | None = None,
+    baseline: Baseline = "emotions",
+    match_positions: bool = True,
+    batch_size: int | None = None,
+) -> dict[str, Contrast]:
+    """The contrast of every emotion.
+
+    Args:
+        model: the model.
+        accepted: accepted replies to instructed prompts; only groups with every emotion count.
+        uninstructed: replies to the uninstructed prompts of the same items; needed by ``baseline="uninstructed"``.
+        emotions: which; those of the replies by default.
+        baseline: what an emotion is compared with.
+        match_positions: also measure over reply tokens, and add that at generated tokens.
+        batch_size: rows in a batch.
+
+    Returns:
+        One `Contrast` per emotion, in units of the activations.
+
+    Raises:
+        DataError: no complete group, or the uninstructed replies are missing.
+    """
+    emotions = tuple(emotions or accepted.emotions)
+    kept = Replies(tuple(accepted[i] for i in complete_groups(accepted.prompts, emotions)))
+    if baseline == "uninstructed":
+        groups = {reply.prompt.group for reply in kept}
+        base = (uninstructed or Replies(())).filter(lambda r: r.prompt.group in groups)
+        if not len(base):
+            raise DataError(
+                "baseline='uninstructed' needs replies to the uninstructed prompts of the same items; pass "
+                "uninstructed=ec.generate(model, data)"
+            )
+        kept = kept + Replies(tuple(base))
+    by_position = {
+        position: mean_activations(model, kept, position, batch_size=batch_size)
+        for position in (("last_prompt", "generated") if match_positions else ("last_prompt",))
+    }
+    contrasts = {}
+    for emotion in emotions:
+        parts = [_difference(means, emotion, emotions, baseline) for means in by_position.values()]
+        contrasts[emotion] = Contrast(emotion, baseline, parts[0], parts[1] if match_positions else None)
+    return contrasts
+
+
+def mean_activations(
+    model: HookedModel, replies: object, positions: Position = "last_prompt", *, batch_size: int | None = None
+) -> dict[str | None, Activations]:
+    """Mean activation of every unit, per emotion that the prompts ask for (None: no emotion).
+
+    Args:
+        model: the model.
+        replies: prompts, or replies where positions beyond the prompt are meant.
+        positions: which tokens; means weigh every sample equally, however long.
+        batch_size: rows in a batch.
+    """
+    prompts = as_prompts(replies)
+    names = list(dict.fromkeys(prompt.emotion for prompt in prompts))
+    counts = {name: sum(prompt.emotion == name for prompt in prompts) for name in names}
+    sums: dict[tuple[str | None, Site], Tensor] = {}
+    with progress("activations", len(prompts)) as advance:
+        for batch, values in model.stream(replies, _SITES, positions, batch_size=batch_size):
+            of_row = [prompts[i].emotion for i in batch.samples.tolist()]
+            for site, held in values.items():
+                for name in dict.fromkeys(of_row):
+                    rows = torch.tensor([i for i, e in enumerate(of_row) if e == name], device=held.device)
+                    part = held.index_select(1, rows).double().sum(dim=1).cpu()
+                    key = (name, site)
+                    sums[key] = part if key not in sums else sums[key] + part
+            advance(len(batch))
+    return {n: Activations(*((sums[n, site] / counts[n]).float() for site in _SITES)) for n in names}
+
+
+def _difference(
+    means: dict[str | None, Activations], emotion: str, emotions: Sequence[str], baseline: Baseline
+) -> Activations:
+    if baseline == "uninstructed":
+        return means[emotion] - means[None]
+    total = means[emotions[0]]
+    for other in emotions[1:]:
+        total = total + means[other]
+    return means[emotion] - total * (1 / len(emotions))

@@ -1,0 +1,84 @@
+r"""Fitting directions (method.md, stage 2).
+
+1. Keep the groups in which every emotion has an accepted sample.
+2. Run the prompts and record ``resid_mid`` and ``resid_post`` of every layer at the last prompt token.
+3. :math:`v_{s,e} \propto \frac1G \sum_g \left(x_{g,e} - \bar x_g\right) - \text{mean over } e`, scaled to unit length.
+
+Nothing but running sums is kept, so memory does not grow with the number of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from emotion_circuits.data.prompts import as_prompts
+from emotion_circuits.directions.result import RESIDUAL_SITES, EmotionDirections
+from emotion_circuits.directions.statistics import GroupStatistics, complete_groups
+from emotion_circuits.model import HookedModel
+from emotion_circuits.progress import progress
+from emotion_circuits.provenance import provenance
+
+
+def fit_directions(
+    model: HookedModel,
+    prompts: object,
+    emotions: Sequence[str] | None = None,
+    *,
+    batch_size: int | None = None,
+    n_splits: int = 8,
+    seed: int = 0,
+) -> EmotionDirections:
+    """Unit directions of every emotion after every sublayer.
+
+    Args:
+        model: the model.
+        prompts: instructed prompts with emotion, item and valence, usually the accepted replies of `elicit`. Only
+            the prompts are run: the directions are those of the last prompt token.
+        emotions: which, and in which order; those of the prompts by default.
+        batch_size: rows in a batch.
+        n_splits: random halves for the split-half agreement.
+        seed: of the halves.
+
+    Returns:
+        The directions, with their reliability.
+
+    Raises:
+        DataError: no group has every emotion.
+        EmotionError: an emotion has no sample.
+    """
+    asked = as_prompts(prompts)
+    emotions = tuple(emotions or dict.fromkeys(p.emotion for p in asked if p.emotion is not None))
+    kept = [asked[i] for i in complete_groups(asked, emotions)]
+    statistics = GroupStatistics(kept, emotions, n_splits, seed)
+    rms_sum: Tensor | None = None
+    with progress("directions", len(kept)) as advance:
+        for batch, values in model.stream(kept, RESIDUAL_SITES, batch_size=batch_size, sort=False):
+            held = torch.stack([values[site] for site in RESIDUAL_SITES]).double().cpu()  # site layer batch d_model
+            rms = held.square().mean(dim=-1).sqrt().sum(dim=-1)
+            rms_sum = rms if rms_sum is None else rms_sum + rms
+            for row, sample in enumerate(batch.samples.tolist()):
+                statistics.add(kept[sample], held[:, :, row])
+            advance(len(batch))
+    assert rms_sum is not None
+    return _directions(statistics, rms_sum / len(kept), provenance(model, kept, seed=seed))
+
+
+def _directions(statistics: GroupStatistics, sigma: Tensor, source: dict) -> EmotionDirections:
+    differences = statistics.centred.movedim(0, 2)  # site layer emotion d_model
+    norms = differences.norm(dim=-1)
+    group, emotion = statistics.variance_shares()
+    split_half = statistics.split_half().mean(dim=0).movedim(0, 2)
+    return EmotionDirections(
+        emotions=statistics.emotions,
+        vectors=(differences / norms.clamp(min=1e-12)[..., None]).float(),
+        norms=norms.float(),
+        sigma=sigma.float(),
+        n_groups=statistics.n_groups,
+        split_half=split_half.float(),
+        variance_group=group.float(),
+        variance_emotion=emotion.float(),
+        provenance=source,
+    )

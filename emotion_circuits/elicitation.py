@@ -1,0 +1,42 @@
+"""Elicitation: ask for each emotion by instruction (method.md, stage 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from emotion_circuits.data.prompts import Style
+from emotion_circuits.data.sev import SEV
+from emotion_circuits.generation import GenerationConfig, OnReply, generate
+from emotion_circuits.model import HookedModel
+from emotion_circuits.replies import Replies
+from emotion_circuits.types import EKMAN
+
+
+def elicit(
+    model: HookedModel,
+    data: SEV,
+    emotions: Sequence[str] = EKMAN,
+    style: Style = "named",
+    config: GenerationConfig | None = None,
+    *,
+    batch_size: int | None = None,
+    on_reply: OnReply | None = None,
+) -> Replies:
+    """Replies to every item under every emotion's instruction.
+
+    Args:
+        model: the model.
+        data: the items.
+        emotions: the emotions to ask for.
+        style: ``"named"`` says the emotion's name (the reference's), ``"described"`` a state that does not.
+        config: how to decode; greedy by default.
+        batch_size: rows in a batch.
+        on_reply: called with every reply as it is done.
+
+    Returns:
+        ``len(data.items) * len(emotions)`` replies; the emotions of one item follow each other.
+    """
+    prompts = [item.prompt(emotion, style) for item in data.items for emotion in emotions]
+    return generate(
+        model, prompts, None, config, method=f"prompting ({style})", batch_size=batch_size, on_reply=on_reply
+    )

@@ -1,0 +1,77 @@
+"""Measuring a target, with or without patches: the number that ablation and enhancement move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emotion_circuits.data.prompts import as_prompts
+from emotion_circuits.intervals import clustered
+from emotion_circuits.interventions import Patch
+from emotion_circuits.model import HookedModel
+from emotion_circuits.targets import Target
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A target's value for every prompt.
+
+    Attributes:
+        values: one per prompt, in the target's unit.
+        clusters: the scenario of each prompt; prompts of one scenario are not independent.
+    """
+
+    values: Float[Tensor, " sample"]
+    clusters: tuple[object, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over prompts."""
+        return float(self.values.double().mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the mean, scenarios drawn whole."""
+        return clustered(self.values.tolist(), self.clusters)
+
+    def __sub__(self, other: Measurement) -> Measurement:
+        """The change, prompt by prompt."""
+        return Measurement(self.values - other.values, self.clusters)
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return f"Measurement({self.mean:.4g} [{low:.4g}, {high:.4g}], n = {len(self.values)})"
+
+
+def measure(
+    model: HookedModel,
+    prompts: object,
+    target: Target,
+    patch: Patch | Sequence[Patch] | None = None,
+    *,
+    batch_size: int | None = None,
+) -> Measurement:
+    """A target's value at the last prompt token of every prompt.
+
+    Args:
+        model: the model.
+        prompts: anything that holds prompts.
+        target: what to measure.
+        patch: acts while measuring; several act together.
+        batch_size: rows in a batch.
+    """
+    asked = as_prompts(prompts)
+    patches = [] if patch is None else [patch] if isinstance(patch, Patch) else list(patch)
+    site, layer = target.readout
+    values: dict[int, Tensor] = {}
+    # One batch at a time, so that a patch knows which sample is in which row.
+    for batch in model.batches(asked, batch_size):
+        with model.patched(*patches, samples=batch.samples):
+            resid = model.read(batch, site, layer)
+        values.update(zip(batch.samples.tolist(), target(model, resid).detach().cpu(), strict=True))
+    clusters = tuple(prompt.item if prompt.item is not None else i for i, prompt in enumerate(asked))
+    return Measurement(torch.stack([values[i] for i in range(len(asked))]), clusters)
