@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -152,7 +153,7 @@ class _Sampler(LogitsProcessor):
         seeds = [(config.seed * 1_000_003 + sample) % 2**63 for sample in samples.tolist()]
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
         scores = scores.float() / self._temperature
         if self._nucleus:
             scores = self._nucleus(input_ids, scores)

@@ -28,7 +28,9 @@ TEMPLATE = (
     "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|> {% endfor %}"
     "{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
 )
-WORDS = ["system", "user", "assistant", "always", "reply", "in", "anger", "sadness", "happiness", "fear", "surprise", "disgust", "keep", "the", "to", "at", "most", "two", "sentences", ".", ",", "I", "moved", "my", "desk", "window", "it", "was", "warm", "dark", "cold", "bright", "and", "a", "friend", "called", "work", "home", "rain", "fell", "bus", "late"]
+WORDS = """system user assistant always reply in anger sadness happiness fear surprise disgust keep the to at most two
+    sentences . , I moved my desk window it was warm dark cold bright and a friend called work home rain fell bus
+    late""".split()
 
 ARCHITECTURES = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),

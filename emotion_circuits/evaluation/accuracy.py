@@ -7,7 +7,6 @@ may be one. A method that breaks its text shows in the gap between them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -89,7 +88,8 @@ class Evaluation:
         return table
 
     def __repr__(self) -> str:
-        return f"Evaluation({len(self.replies)} replies by {self.judge}: {sum(self.hits)} hits, {self.n_unscored} unscored)"
+        counts = f"{sum(self.hits)} hits, {self.n_unscored} unscored"
+        return f"Evaluation({len(self.replies)} replies by {self.judge}: {counts})"
 
 
 def evaluate(replies: Replies, judge: Judge, question: Question = "classify") -> Evaluation:
@@ -114,15 +114,12 @@ def evaluate(replies: Replies, judge: Judge, question: Question = "classify") ->
 
 
 def _row(table: pd.DataFrame) -> dict[str, float | int]:
-    scored = table[table["label"].notna()]
-    hits, n = int(scored["hit"].sum()), len(scored)
+    scored = [(bool(hit), item) for hit, item, label in zip(table["hit"], table["item"], table["label"], strict=True)
+              if isinstance(label, str)]  # fmt: skip
+    hits, n = sum(hit for hit, _ in scored), len(scored)
     low, high = wilson(hits, n)
-    cluster_low, cluster_high = clustered(_floats(scored["hit"]), scored["item"].tolist())
+    cluster_low, cluster_high = clustered([hit for hit, _ in scored], [item for _, item in scored])
     return {
         "n": len(table), "unscored": len(table) - n, "accuracy": hits / n if n else float("nan"), "low": low,
         "high": high, "cluster_low": cluster_low, "cluster_high": cluster_high, "at_least": hits / max(1, len(table)),
     }  # fmt: skip
-
-
-def _floats(values: Sequence[bool] | pd.Series) -> list[float]:
-    return [float(v) for v in values]

@@ -23,7 +23,13 @@ from emotion_circuits.replies import Replies, Reply
 
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 _FUNCTION_WORDS = frozenset(
-    ["a", "about", "above", "after", "again", "all", "am", "an", "and", "any", "are", "as", "at", "be", "because", "been", "before", "being", "below", "between", "both", "but", "by", "can", "could", "did", "do", "does", "doing", "done", "down", "during", "each", "even", "ever", "every", "few", "for", "from", "further", "get", "gets", "getting", "got", "had", "has", "have", "having", "he", "her", "here", "hers", "him", "his", "how", "i", "i'd", "i'll", "i'm", "i've", "if", "in", "into", "is", "it", "it's", "its", "just", "last", "let", "like", "made", "make", "many", "me", "more", "most", "much", "my", "next", "no", "nor", "not", "now", "of", "off", "on", "once", "one", "only", "or", "other", "our", "out", "over", "own", "put", "said", "same", "see", "she", "should", "so", "some", "still", "such", "take", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "through", "to", "today", "told", "too", "took", "two", "under", "until", "up", "us", "very", "was", "we", "well", "went", "were", "what", "when", "where", "which", "while", "who", "whom", "why", "will", "with", "would", "yesterday", "you", "your", "new", "first", "time", "day", "week", "morning", "evening", "afternoon", "tomorrow", "back", "away", "around"]
+    """a about above after again all am an and any are as at be because been before being below between both but by
+    can could did do does doing done down during each even ever every few for from further get gets getting got had
+    has have having he her here hers him his how i i'd i'll i'm i've if in into is it it's its just last let like made
+    make many me more most much my next no nor not now of off on once one only or other our out over own put said same
+    see she should so some still such take than that the their them then there these they this those through to today
+    told too took two under until up us very was we well went were what when where which while who whom why will with
+    would yesterday you your new first time day week morning evening afternoon tomorrow back away around""".split()
 )
 
 

@@ -73,7 +73,7 @@ def load_hf(
     except Exception as error:  # transformers, huggingface_hub, safetensors and tokenizers each raise their own
         raise ModelError(f"cannot load the model {name!r}: {_first_line(error)}{_hint(name)}") from error
     # device_map has placed the model already
-    return model if device is None else model.to(device), tokenizer
+    return (model if device is None else model.to(device)), tokenizer  # pyright: ignore[reportArgumentType]
 
 
 def twin_of(hf: Any) -> Any:
