@@ -69,7 +69,7 @@ class Attribution:
         import pandas as pd
 
         table = self.values.to_frame(top=top)
-        table = table[table["kind"].isin(self.kinds)].reset_index(drop=True)
+        table = table.query("kind in @kinds", local_dict={"kinds": self.kinds}).reset_index(drop=True)
         if self.std is not None:
             std = self.std
             pick = [
