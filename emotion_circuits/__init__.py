@@ -50,9 +50,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(  # pyright: ignore[reportUns
             "sublayer_influence",
             "Influence",
         ],
-        "circuits": ["build_circuit", "Circuit", "allocate_quota"],
+        "circuits": ["build_circuit", "Circuit", "allocate_quota", "Quota", "GlobalTop", "Threshold"],
         "generation": ["generate", "GenerationConfig"],
         "control": [
+            "calibrate",
+            "Calibration",
             "Unmodulated",
             "Prompting",
             "CircuitModulation",
@@ -76,7 +78,7 @@ if TYPE_CHECKING:
         attribute_each,
         sublayer_influence,
     )  # fmt: skip
-    from emotion_circuits.circuits import Circuit, allocate_quota, build_circuit
+    from emotion_circuits.circuits import Circuit, GlobalTop, Quota, Threshold, allocate_quota, build_circuit
     from emotion_circuits.control import (
         CircuitModulation,
         CircuitRemoval,

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from emotion_circuits import artefacts
 from emotion_circuits.errors import NodeError
 from emotion_circuits.types import Site, as_site
 
@@ -23,7 +25,7 @@ Baseline = Literal["emotions", "uninstructed"]
 """What an emotion is compared with: the mean over all emotions, or the same prompts without an instruction."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Activations:
     """One activation for every unit of a model, at each site; ``None`` where a site was not measured."""
 
@@ -67,7 +69,7 @@ class Activations:
     __rmul__ = __mul__
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Contrast:
     """What one emotion changes in a model's activations.
 
@@ -90,3 +92,28 @@ class Contrast:
         return Contrast(self.emotion, self.baseline, self.prompt * factor, reply)
 
     __rmul__ = __mul__
+
+    def save(self, path: str | Path) -> None:
+        """Write one file."""
+        tensors = {
+            f"{phase}.{field.name}": getattr(held, field.name)
+            for phase, held in (("prompt", self.prompt), ("reply", self.reply))
+            if held is not None
+            for field in fields(held)
+        }
+        artefacts.save(path, "contrast", tensors, {"emotion": self.emotion, "baseline": self.baseline})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Contrast:
+        """Read what `save` wrote.
+
+        Raises:
+            ArtefactError: the file is damaged or something else.
+        """
+        tensors, meta = artefacts.load(path, "contrast")
+        emotion, baseline = (artefacts.field(meta, name, path) for name in ("emotion", "baseline"))
+        phases = {
+            phase: Activations(**{n.split(".", 1)[1]: t for n, t in tensors.items() if n.startswith(f"{phase}.")})
+            for phase in {name.split(".", 1)[0] for name in tensors}
+        }
+        return cls(emotion, baseline, artefacts.field(phases, "prompt", path), phases.get("reply"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ def replacing(path: str | Path):
     except OSError as error:
         raise ArtefactError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder itself may be what is wrong
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -52,7 +53,7 @@ def save(path: str | Path, kind: str, tensors: Mapping[str, Tensor | None], meta
     """
     from safetensors.torch import save_file
 
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
+    held = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items() if tensor is not None}
     header = {"schema": f"emotion_circuits.{kind}/{_VERSION}", "meta": json.dumps(dict(meta), ensure_ascii=False)}
     with replacing(path) as temporary:
         try:

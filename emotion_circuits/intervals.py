@@ -10,7 +10,7 @@ import torch
 Z95 = 1.959963984540054
 
 
-def wilson(successes: float, n: int, z: float = Z95) -> tuple[float, float]:
+def wilson(successes: float | int, n: int, z: float = Z95) -> tuple[float, float]:
     """Wilson's score interval of a proportion, 95 % by default; (0, 1) when nothing was observed."""
     if n == 0:
         return 0.0, 1.0
@@ -21,7 +21,7 @@ def wilson(successes: float, n: int, z: float = Z95) -> tuple[float, float]:
 
 
 def clustered(
-    successes: Sequence[bool | float], clusters: Sequence[Hashable], *, n_draws: int = 2000, seed: int = 0
+    successes: Sequence[bool | int | float], clusters: Sequence[Hashable], *, n_draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """95 % bootstrap interval of a mean when items come in clusters, which are drawn whole.
 

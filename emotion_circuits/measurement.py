@@ -12,11 +12,11 @@ from torch import Tensor
 from emotion_circuits.data.prompts import as_prompts
 from emotion_circuits.intervals import clustered
 from emotion_circuits.interventions import Patch
-from emotion_circuits.model import HookedModel
+from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.targets import Target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measurement:
     """A target's value for every prompt.
 
@@ -68,10 +68,13 @@ def measure(
     patches = [] if patch is None else [patch] if isinstance(patch, Patch) else list(patch)
     site, layer = target.readout
     values: dict[int, Tensor] = {}
-    # One batch at a time, so that a patch knows which sample is in which row.
-    for batch in model.batches(asked, batch_size):
+
+    def read(batch: TokenBatch) -> Tensor:
+        # One batch at a time, so that a patch knows which sample is in which row.
         with model.patched(*patches, samples=batch.samples):
-            resid = model.read(batch, site, layer)
-        values.update(zip(batch.samples.tolist(), target(model, resid).detach().cpu(), strict=True))
+            return target(model, model.read(batch, site, layer)).detach().cpu()
+
+    for batch, read_off in model.run_batches(asked, read, batch_size):
+        values.update(zip(batch.samples.tolist(), read_off, strict=True))
     clusters = tuple(prompt.item if prompt.item is not None else i for i, prompt in enumerate(asked))
     return Measurement(torch.stack([values[i] for i in range(len(asked))]), clusters)

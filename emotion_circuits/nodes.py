@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,11 +23,12 @@ from emotion_circuits.types import ModelDims, NodeKind, Site, as_site
 if TYPE_CHECKING:
     import pandas as pd
 
-_NAME = re.compile(r"^L(\d+)([NH])(\d+)$")
+_NAME = re.compile(r"L([0-9]+)([NH])([0-9]+)")
 _LETTER: dict[NodeKind, str] = {"neuron": "N", "head": "H"}
 _KIND: dict[str, NodeKind] = {"N": "neuron", "H": "head"}
 
 
+@runtime_checkable
 class HasDims(Protocol):
     """Anything with the sizes of a model: a `HookedModel`, a `Circuit`, ..."""
 
@@ -55,7 +56,7 @@ class Node:
         Raises:
             NodeError: ``name`` is not ``L<layer>N<neuron>`` or ``L<layer>H<head>``.
         """
-        match = _NAME.match(name)
+        match = _NAME.fullmatch(name)
         if match is None:
             raise NodeError(f"{name!r} is no node; write a neuron as 'L21N10234' and a head as 'L18H7'")
         return cls(int(match[1]), _KIND[match[2]], int(match[3]))
@@ -127,15 +128,25 @@ class NodeSet:
         Args:
             seed: draws with the same seed are the same set.
             within: draw from these nodes only; all by default.
+
+        Raises:
+            NodeError: ``within`` has too few nodes in a layer.
         """
         generator = torch.Generator().manual_seed(seed)
 
         def draw(mask: Tensor, pool: Tensor) -> Tensor:
+            short = (mask.sum(dim=1) > pool.sum(dim=1)).nonzero().flatten().tolist()
+            if short:
+                raise NodeError(
+                    f"cannot draw {int(mask[short[0]].sum())} nodes in layer {short[0]}: there are only "
+                    f"{int(pool[short[0]].sum())} to draw from; give a larger within="
+                )
             keys = torch.rand(mask.shape, generator=generator).masked_fill(~pool, -1.0)
             ranks = keys.argsort(dim=1, descending=True).argsort(dim=1)
             return (ranks < mask.sum(dim=1, keepdim=True)) & pool
 
-        pool = within or ~NodeSet(torch.zeros_like(self.neurons), torch.zeros_like(self.heads))
+        pool = self | ~self if within is None else within
+        self._check(pool)
         return NodeSet(draw(self.neurons, pool.neurons), draw(self.heads, pool.heads))
 
     def only(self, kind: NodeKind) -> NodeSet:
@@ -217,7 +228,7 @@ def _shape(nodes: NodeSet) -> str:
     return f"{layers} layers x ({neurons} neurons, {heads} heads)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NodeValues:
     """One number per node.
 
@@ -276,7 +287,8 @@ class NodeValues:
                 "value": values.flatten()[order].tolist(),
             }  # fmt: skip
             frames.append(pd.DataFrame(columns))
-        table = pd.concat(frames, ignore_index=True)
+        # A kind of which the model has none would turn whole numbers into floating ones.
+        table = pd.concat(frames, ignore_index=True).astype({"layer": int, "index": int, "value": float})
         return table.sort_values("value", ascending=False, kind="stable", ignore_index=True)
 
 
@@ -294,7 +306,13 @@ class Residual:
 
     @classmethod
     def of(cls, model: HasDims | ModelDims, *layers: int, site: str = "resid_post") -> Residual:
-        """The residual at ``layers`` of ``model``; negative layers count from the end; none given means all."""
+        """The residual at ``layers`` of ``model``; negative layers count from the end; none given means all.
+
+        Raises:
+            NodeError: the model has no such layer, or the site is not in the residual stream.
+        """
+        if as_site(site) in ("neuron", "head"):
+            raise NodeError(f"site {site!r} is not in the residual stream; name its nodes with NodeSet.of(model, ...)")
         n_layers = dims_of(model).n_layers
         for layer in layers:
             if not -n_layers <= layer < n_layers:

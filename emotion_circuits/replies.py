@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emotion_circuits.artefacts import write_text
 from emotion_circuits.data.prompts import Prompt
 from emotion_circuits.errors import DataError
 
@@ -74,22 +75,29 @@ class Replies:
             }
             for r in self.replies
         ]  # fmt: skip
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=["item", "theme", "valence", "emotion", "method", "text", "n_tokens"])
 
     def save(self, path: str | Path) -> None:
         """Write one JSON object per line."""
-        lines = (json.dumps(asdict(reply), ensure_ascii=False) for reply in self.replies)
-        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines = (json.dumps(asdict(reply), ensure_ascii=False) + "\n" for reply in self.replies)
+        write_text(path, "".join(lines))
 
     @classmethod
     def load(cls, path: str | Path) -> Replies:
         """Read what `save` wrote.
 
         Raises:
-            DataError: a line is damaged.
+            DataError: the file cannot be read, or a line is damaged.
         """
         replies = []
-        for n, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            # Not splitlines(), which also splits at characters that JSON keeps inside strings.
+            lines = Path(path).read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: cannot be read as a file of replies ({error})") from error
+        for n, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             try:
                 fields = json.loads(line)
                 prompt = fields["prompt"]

@@ -139,9 +139,9 @@ class LogitDifference:
         return model.norm_weight(model.final_norm) * difference
 
     def __call__(self, model: HookedModel, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
-        logits = model.unembed(resid).float()
-        value = logits[..., list(self.tokens)].mean(dim=-1)
-        return value - logits[..., list(self.against)].mean(dim=-1) if self.against else value
+        logits = model.unembed(resid, (*self.tokens, *self.against)).float()
+        value = logits[..., : len(self.tokens)].mean(dim=-1)
+        return value - logits[..., len(self.tokens) :].mean(dim=-1) if self.against else value
 
 
 @dataclass(frozen=True)

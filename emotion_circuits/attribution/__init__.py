@@ -9,16 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+from emotion_circuits.attribution.agreement import Agreement, compare_attributions
 from emotion_circuits.attribution.direct import DirectAttribution
+from emotion_circuits.attribution.dose import dose_sweep
+from emotion_circuits.attribution.final import FinalDirectAttribution
+from emotion_circuits.attribution.gradient import AttributionPatching, IntegratedGradients
 from emotion_circuits.attribution.heads import HeadImportance
 from emotion_circuits.attribution.influence import Influence, sublayer_influence
+from emotion_circuits.attribution.patching import ActivationPatching
 from emotion_circuits.attribution.result import Attribution, Concentration
+from emotion_circuits.attribution.validation import validation_curves
 from emotion_circuits.model import HookedModel
 from emotion_circuits.targets import Target
 
 __all__ = [
-    "Attribution", "AttributionMethod", "Concentration", "DirectAttribution", "HeadImportance", "Influence",
-    "attribute", "attribute_each", "sublayer_influence",
+    "ActivationPatching", "Agreement", "Attribution", "AttributionMethod", "AttributionPatching", "Concentration",
+    "DirectAttribution", "FinalDirectAttribution", "HeadImportance", "Influence", "IntegratedGradients", "attribute",
+    "attribute_each", "compare_attributions", "dose_sweep", "sublayer_influence", "validation_curves",
 ]  # fmt: skip
 
 

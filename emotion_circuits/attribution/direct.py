@@ -7,12 +7,17 @@ heads    :math:`c_{l,h} = (z_{l,h} W^O_{l,h}) \cdot v_{l}`        with v the dir
 
 Since :math:`W \cdot v` is constant, mean, spread and positive part of c follow from those of the activations, so
 running sums of a, relu(a) and a squared serve all targets at once.
+
+Where the model norms what a sublayer writes (Gemma 2 and 3), a stands for :math:`a / \mathrm{rms}` of that write and
+W for its product with the norm's weight (`emotion_circuits.model.writes`), so that the scores of all nodes still sum
+to what was added; activations (``means``, ``contrast``) are kept as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from einops import einsum
@@ -24,11 +29,14 @@ from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.data.prompts import Prompt, as_prompts
 from emotion_circuits.directions.statistics import complete_groups
 from emotion_circuits.errors import EmotionCircuitsError
-from emotion_circuits.model import HookedModel
+from emotion_circuits.model import HookedModel, TokenBatch
+from emotion_circuits.model.recording import record_batch
+from emotion_circuits.model.writes import SUBLAYER_OF, unit_writes, write_scale
 from emotion_circuits.nodes import NodeValues
 from emotion_circuits.progress import progress
 from emotion_circuits.provenance import provenance
 from emotion_circuits.targets import Target, samples_of, stacked_local
+from emotion_circuits.types import NodeKind
 
 Label = tuple[str | None, bool]
 """A prompt's emotion, and whether its group has every emotion."""
@@ -53,9 +61,14 @@ class DirectAttribution:
         asked = as_prompts(prompts)
         labels = _labels(asked)
         sums = _Sums(model, targets)
+
+        def reduce(batch: TokenBatch) -> dict[Label, _Sum]:
+            values = record_batch(model, batch, ("neuron", "head"))
+            return sums.of([labels[i] for i in batch.samples.tolist()], values["neuron"], values["head"])
+
         with progress("attribute", len(asked)) as advance:
-            for batch, values in model.stream(asked, ("neuron", "head"), batch_size=batch_size):
-                sums.add([labels[i] for i in batch.samples.tolist()], values["neuron"], values["head"])
+            for batch, parts in model.run_batches(asked, reduce, batch_size, stage="attribute"):
+                sums.add(parts)
                 advance(len(batch))
         source = provenance(model, asked, method=self.name, centred=self.centred)
         return {name: self._result(sums, target, asked, labels, source) for name, target in targets.items()}
@@ -63,10 +76,10 @@ class DirectAttribution:
     def _result(
         self, sums: _Sums, target: Target, prompts: Sequence[Prompt], labels: list[Label], source: dict
     ) -> Attribution:
-        chosen = {labels[i] for i in samples_of(target, prompts)}
+        chosen = dict.fromkeys(labels[i] for i in samples_of(target, prompts))
         mine = _total(sums.by_label[label] for label in chosen)
-        beta, along = sums.beta[id(target)], sums.along[id(target)]
-        a, positive_a, squares = mine.neuron / mine.n, mine.neuron_positive / mine.n, mine.neuron_squares / mine.n
+        beta = sums.beta[id(target)]
+        a, positive_a, squares = mine.written / mine.n, mine.written_positive / mine.n, mine.written_squares / mine.n
         neurons = a * beta
         positive = torch.where(beta > 0, positive_a * beta, (a - positive_a) * beta)
         index = sums.targets.index(target)
@@ -76,12 +89,9 @@ class DirectAttribution:
         contrast = sums.contrast(target.emotion)
         centred = None
         if contrast is not None:
-            assert contrast.prompt.neurons is not None and contrast.prompt.heads is not None
-            heads_centred = einsum(
-                contrast.prompt.heads.double(), along, "layer head d_head, layer head d_head -> layer head"
-            )
-            centred = NodeValues((contrast.prompt.neurons * beta).float(), heads_centred.float())
-        everything = _total(sums.by_label.values())
+            centred_a = sums.centred(target.emotion, lambda held: held.written)
+            heads_centred = sums.centred(target.emotion, lambda held: held.head_value[index])
+            centred = NodeValues((centred_a * beta).float(), heads_centred.float())
         return Attribution(
             values=centred if self.centred and centred is not None else values,
             method=self.name + (", centred" if self.centred else ""),
@@ -93,7 +103,7 @@ class DirectAttribution:
             negative=NodeValues((neurons - positive).float(), (heads - head_positive).float()),
             beta=beta.float(),
             centred=centred,
-            means=Activations((everything.neuron / everything.n).float(), (everything.head / everything.n).float()),
+            means=sums.means,
             contrast=contrast,
             provenance=source,
         )
@@ -105,8 +115,9 @@ class _Sum:
 
     n: int
     neuron: Float[Tensor, "layer neuron"]
-    neuron_positive: Float[Tensor, "layer neuron"]
-    neuron_squares: Float[Tensor, "layer neuron"]
+    written: Float[Tensor, "layer neuron"]
+    written_positive: Float[Tensor, "layer neuron"]
+    written_squares: Float[Tensor, "layer neuron"]
     head: Float[Tensor, "layer head d_head"]
     head_value: Float[Tensor, "target layer head"]
     head_positive: Float[Tensor, "target layer head"]
@@ -120,7 +131,7 @@ class _Sums:
     """Running sums by label, and the constants of each target."""
 
     def __init__(self, model: HookedModel, targets: Mapping[str, Target]) -> None:
-        self.targets, self.dims = list(targets.values()), model.dims
+        self.model, self.targets, self.dims = model, list(targets.values()), model.dims
         self.beta: dict[int, Tensor] = {}
         self.along: dict[int, Tensor] = {}
         self.by_label: dict[Label, _Sum] = {}
@@ -128,39 +139,56 @@ class _Sums:
             self.beta[id(target)], self.along[id(target)] = write_along(model, target)
         self._along = torch.stack([self.along[id(t)] for t in self.targets])
 
-    def add(
+    def add(self, parts: Mapping[Label, _Sum]) -> None:
+        """Add one batch's sums."""
+        for label, new in parts.items():
+            self.by_label[label] = self.by_label[label] + new if label in self.by_label else new
+
+    def of(
         self,
         labels: Sequence[Label],
         neuron: Float[Tensor, "layer batch neuron"],
         head: Float[Tensor, "layer batch head d_head"],
-    ) -> None:
-        """Add one batch."""
+    ) -> dict[Label, _Sum]:
+        """The sums of one batch."""
+        sums = {}
         along = self._along.to(device=head.device, dtype=torch.float32)
         for label in dict.fromkeys(labels):
             rows = torch.tensor([i for i, held in enumerate(labels) if held == label], device=neuron.device)
             a, z = neuron.index_select(1, rows).float(), head.index_select(1, rows).float()
             c = einsum(z, along, "layer batch head d_head, target layer head d_head -> target layer batch head")
+            written, c = _scaled(self.model, "neuron", a), _scaled(self.model, "head", z.flatten(-2), c)
             parts = (
                 a.sum(1),
-                a.relu().sum(1),
-                a.square().sum(1),
+                written.sum(1),
+                written.relu().sum(1),
+                written.square().sum(1),
                 z.sum(1),
                 c.sum(2),
                 c.relu().sum(2),
                 c.square().sum(2),
             )
-            new = _Sum(len(rows), *(part.double().cpu() for part in parts))
-            self.by_label[label] = self.by_label[label] + new if label in self.by_label else new
+            sums[label] = _Sum(len(rows), *(part.double().cpu() for part in parts))
+        return sums
 
     def contrast(self, emotion: str | None) -> Contrast | None:
         """The emotion's mean minus the mean over emotions, over complete groups; None where there is none."""
         means = {label: held for (label, complete), held in self.by_label.items() if complete and label is not None}
         if emotion not in means or len(means) < 2:
             return None
-        neurons = {e: held.neuron / held.n for e, held in means.items()}
-        heads = {e: held.head / held.n for e, held in means.items()}
-        centred = [held[emotion] - torch.stack(list(held.values())).mean(dim=0) for held in (neurons, heads)]
-        return Contrast(str(emotion), "emotions", Activations(centred[0].float(), centred[1].float()))
+        neurons, heads = self.centred(emotion, lambda held: held.neuron), self.centred(emotion, lambda held: held.head)
+        return Contrast(str(emotion), "emotions", Activations(neurons.float(), heads.float()))
+
+    def centred(self, emotion: str | None, part: Callable[[_Sum], Tensor]) -> Float[Tensor, "..."]:
+        """The emotion's mean of one sum minus the mean over emotions, over complete groups."""
+        means = {e: part(held) / held.n for (e, complete), held in self.by_label.items() if complete and e is not None}
+        return means[emotion] - torch.stack(list(means.values())).mean(dim=0)  # pyright: ignore[reportArgumentType]
+
+    @cached_property
+    def means(self) -> Activations:
+        """Mean activations over all prompts; one object for all targets."""
+        total = _total(self.by_label.values())
+        return Activations((total.neuron / total.n).float(), (total.head / total.n).float())
 
 
 def write_along(
@@ -168,13 +196,24 @@ def write_along(
 ) -> tuple[Float[Tensor, "layer neuron"], Float[Tensor, "layer head d_head"]]:
     """What one unit of each neuron's activation, and of each head's ``z``, writes along the target (beta)."""
     after_mlp, after_attention = (stacked_local(model, target, site) for site in ("resid_post", "resid_mid"))
-    neurons, heads = [], []
+    neurons, heads, shape = [], [], (model.dims.n_heads, model.dims.d_head)
     for layer in range(model.dims.n_layers):
-        w_down, w_o = model.writes("neuron", layer), model.writes("head", layer)
+        w_down, w_o = (unit_writes(model, kind, layer) for kind in ("neuron", "head"))
         dtype = torch.float64 if w_down.dtype == torch.float64 else torch.float32
         neurons.append(w_down.to(dtype) @ after_mlp[layer].to(device=w_down.device, dtype=dtype))
-        heads.append(w_o.to(dtype) @ after_attention[layer].to(device=w_o.device, dtype=dtype))
+        heads.append((w_o.to(dtype) @ after_attention[layer].to(device=w_o.device, dtype=dtype)).unflatten(0, shape))
     return torch.stack([n.double().cpu() for n in neurons]), torch.stack([h.double().cpu() for h in heads])
+
+
+def _scaled(
+    model: HookedModel, kind: NodeKind, activation: Float[Tensor, "layer batch unit"], values: Tensor | None = None
+) -> Float[Tensor, "..."]:
+    """``values`` (the activations themselves by default) over the rms of the sublayer's write, where it is normed."""
+    values = activation if values is None else values
+    if model.sites.write_norm(SUBLAYER_OF[kind], 0) is None:
+        return values
+    scales = [write_scale(model, kind, layer, activation[layer]) for layer in range(model.dims.n_layers)]
+    return values * torch.stack(scales).to(values)[..., None]  # pyright: ignore[reportArgumentType]
 
 
 def _labels(prompts: Sequence[Prompt]) -> list[Label]:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.data.prompts import as_prompts
-from emotion_circuits.model import HookedModel
+from emotion_circuits.model import HookedModel, TokenBatch
+from emotion_circuits.model.recording import record_batch
 from emotion_circuits.nodes import NodeValues
 from emotion_circuits.progress import progress
 from emotion_circuits.provenance import provenance
@@ -42,9 +43,13 @@ class HeadImportance:
         for slot, name in enumerate(names):
             member[slot, samples_of(targets[name], asked)] = 1.0
         sums = torch.zeros(3, len(names), model.dims.n_layers, model.dims.n_heads, dtype=torch.float64)
+
+        def drops(batch: TokenBatch) -> Tensor:
+            values = record_batch(model, batch, ("resid_mid", "head"))
+            return importance(model, values["resid_mid"], values["head"], vectors)
+
         with progress("heads", len(asked)) as advance:
-            for batch, values in model.stream(asked, ("resid_mid", "head"), batch_size=batch_size):
-                drop = importance(model, values["resid_mid"], values["head"], vectors)
+            for batch, drop in model.run_batches(asked, drops, batch_size, stage="heads"):
                 weight = member[:, batch.samples.cpu()]
                 for slot, part in enumerate((drop, drop.relu(), drop.square())):
                     sums[slot] += einsum(
@@ -65,8 +70,8 @@ class HeadImportance:
         heads = (NodeValues(none, part.float()) for part in (mean, std, positive, mean - positive))
         values, deviation, up, down = heads
         return Attribution(
-            values, self.name, target.emotion, n, model.dims, kinds=("head",), std=deviation, positive=up, negative=down,
-            provenance=source,
+            values, self.name, target.emotion, n, model.dims, kinds=("head",), std=deviation,
+            positive=up, negative=down, provenance=source,
         )  # fmt: skip
 
 
@@ -79,10 +84,11 @@ def importance(
     """The drop of every head, for single-token activations."""
     drops = []
     for layer in range(model.dims.n_layers):
-        norm, r = model.sites.module(f"blocks.{layer}.ln2"), resid_mid[layer]
+        norm = model.sites.module(f"blocks.{layer}.ln2")
+        r = resid_mid[layer].to(next(norm.parameters()).device)
         without = model.without_heads(layer, r, z[layer])
         v = vectors[:, layer].to(device=r.device, dtype=torch.float32)
         before = einsum(norm(r).float(), v, "batch d_model, target d_model -> target batch")
         after = einsum(norm(without).float(), v, "batch head d_model, target d_model -> target batch head")
-        drops.append(before[..., None] - after)
+        drops.append((before[..., None] - after).to(resid_mid.device))
     return torch.stack(drops, dim=1)

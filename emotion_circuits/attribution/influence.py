@@ -23,7 +23,7 @@ from torch import Tensor
 from emotion_circuits import artefacts
 from emotion_circuits.data.prompts import as_prompts, check_emotions
 from emotion_circuits.directions.result import RESIDUAL_SITES, EmotionDirections
-from emotion_circuits.model import HookedModel
+from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.model.suffix import Edit, SuffixRun
 from emotion_circuits.progress import progress
 from emotion_circuits.provenance import provenance
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 STRENGTHS = (0.1, 0.3, 0.5, 0.7)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Influence:
     """Influence of every sublayer on every emotion.
 
@@ -123,9 +123,12 @@ def sublayer_influence(
     push = _pushes(directions, reference, strengths)
     total = torch.zeros(len(strengths), 2, model.dims.n_layers, len(directions.emotions), dtype=torch.float64)
     squares = torch.zeros_like(total[0])
+
+    def changes(batch: TokenBatch) -> Tensor:
+        return _changes(model, SuffixRun(model, batch), push, reference)
+
     with progress("influence", len(asked)) as advance:
-        for batch in model.batches(asked, batch_size):
-            change = _changes(model, SuffixRun(model, batch), push, reference)
+        for batch, change in model.run_batches(asked, changes, batch_size, stage="influence"):
             scale = directions.sigma[None, None, :, :, None] * torch.tensor(strengths)[None, :, None, None, None]
             influence = (change / scale).double()  # batch strength site layer emotion
             total += influence.sum(dim=0)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KINDS: tuple[NodeKind, NodeKind] = ("neuron", "head")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Attribution:
     """Scores of one target.
 
@@ -40,6 +40,7 @@ class Attribution:
         centred: the score with group-centred activations (the emotion's mean minus the mean over emotions).
         means: mean activations over all prompts given, to ablate with.
         contrast: the emotion's activations at the last prompt token minus the mean over emotions.
+        scored: the nodes that were scored, where it is not all of ``kinds``.
         provenance: model, data and settings.
     """
 
@@ -56,20 +57,38 @@ class Attribution:
     centred: NodeValues | None = None
     means: Activations | None = None
     contrast: Contrast | None = None
+    scored: NodeSet | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def top(self, n: int, kind: NodeKind | None = None) -> NodeSet:
         """The ``n`` nodes with the highest score; of one kind, or of all that were scored."""
         if kind is None and len(self.kinds) == 1:
             kind = self.kinds[0]
-        return self.values.top(n, kind)
+        if self.scored is None:
+            return self.values.top(n, kind)
+        hidden = (self.values.values(k).masked_fill(~self.nodes.mask(k), -torch.inf) for k in KINDS)
+        return NodeValues(*hidden).top(n, kind)
+
+    @property
+    def nodes(self) -> NodeSet:
+        """The nodes that were scored."""
+        every = NodeSet.all(self.dims) if self.scored is None else self.scored
+        return every if len(self.kinds) == len(KINDS) else every.only(self.kinds[0])
 
     def to_frame(self, *, top: int | None = None) -> pd.DataFrame:
         """One row per node, highest first: ``node, kind, layer, index, value``, and ``std`` where it is known."""
         import pandas as pd
 
-        table = self.values.to_frame(top=top)
+        table = self.values.to_frame(top=top if self.scored is None else None)
         table = table.query("kind in @kinds", local_dict={"kinds": self.kinds}).reset_index(drop=True)
+        if self.scored is not None:
+            pick = [
+                bool(self.scored.mask(k)[l, i])
+                for k, l, i in zip(table["kind"], table["layer"], table["index"], strict=True)
+            ]
+            table = table.loc[pick]
+            table = table.loc[table.groupby("kind").cumcount() < (len(table) if top is None else top)]
+            table = table.reset_index(drop=True)
         if self.std is not None:
             std = self.std
             pick = [
@@ -97,11 +116,19 @@ class Attribution:
             positive=mixed(self.positive, other.positive),
             negative=mixed(self.negative, other.negative),
             centred=None,
+            scored=self._scored_with_heads(other),
         )
+
+    def _scored_with_heads(self, other: Attribution) -> NodeSet | None:
+        if self.scored is None and other.scored is None:
+            return None
+        return self.nodes.only("neuron") | other.nodes.only("head")
 
     def save(self, path: str | Path) -> None:
         """Write one file, tensors and provenance."""
         tensors: dict[str, Tensor | None] = {"beta": self.beta}
+        if self.scored is not None:
+            tensors |= {f"scored.{kind}": self.scored.mask(kind) for kind in KINDS}
         for name in _VALUES:
             held: NodeValues | None = getattr(self, name)
             tensors |= {f"{name}.{kind}": None if held is None else held.values(kind) for kind in KINDS}
@@ -137,6 +164,7 @@ class Attribution:
             beta=tensors.get("beta"),
             means=_unflat("means", tensors),
             contrast=None if contrast is None else Contrast(kept["emotion"] or "", "emotions", contrast),
+            scored=NodeSet(tensors["scored.neuron"], tensors["scored.head"]) if "scored.neuron" in tensors else None,
         )
 
     def __repr__(self) -> str:
@@ -157,7 +185,7 @@ def _unflat(name: str, tensors: Mapping[str, Tensor]) -> Activations | None:
     return Activations(tensors[f"{name}.neurons"], tensors.get(f"{name}.heads"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Concentration:
     """How unevenly positive scores are spread.
 
@@ -183,5 +211,5 @@ class Concentration:
         ascending = held.flip(0)
         ranks = torch.arange(1, n + 1, dtype=torch.float64)
         gini = float((2 * ranks - n - 1) @ ascending / (n * total))
-        n_for = {share: int((curve < share / 100 - 1e-12).sum()) + 1 for share in (50, 80, 95)}
+        n_for = {share: min(n, int((curve < share / 100 - 1e-12).sum()) + 1) for share in (50, 80, 95)}
         return cls(float(curve[max(1, round(n / 100)) - 1]), gini, n_for, curve.float())

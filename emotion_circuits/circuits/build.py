@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
-from torch import Tensor
-
 from emotion_circuits.activations import Contrast
 from emotion_circuits.attribution.influence import Influence
 from emotion_circuits.attribution.result import Attribution
+from emotion_circuits.circuits.builders import Builder, Quota, describe
 from emotion_circuits.circuits.circuit import Circuit
-from emotion_circuits.circuits.quota import allocate_quota
 from emotion_circuits.errors import NodeError
-from emotion_circuits.nodes import NodeSet
 from emotion_circuits.types import NodeKind
-
-MINIMUM: Mapping[NodeKind, int] = {"neuron": 4, "head": 2}
-"""Nodes that the reference gives to every layer."""
 
 
 def build_circuit(
@@ -27,24 +18,22 @@ def build_circuit(
     neurons: float = 0.7,
     heads: float = 0.3,
     size: int = 560,
-    minimum: Mapping[NodeKind, int] | None = None,
-    cap: float = 0.4,
+    method: Builder | None = None,
     contrast: Contrast | None = None,
 ) -> Circuit:
-    """The best nodes of each layer, as many as the layer's influence earns it.
+    """A circuit of one emotion.
 
     Args:
-        scores: ranks the nodes within a layer.
-        influence: of every sublayer; without it, every layer weighs the same.
+        scores: ranks the nodes.
+        influence: of every sublayer; `Quota` gives every layer the same weight without it.
         neurons: share of ``size`` given to neurons.
         heads: share given to heads.
-        size: nodes in the circuit.
-        minimum: neurons and heads that every layer gets; the reference's 4 and 2 by default, fewer in small circuits.
-        cap: largest share of a kind in one layer.
+        size: nodes in the circuit; fewer where the model has not that many of a kind.
+        method: how nodes are chosen; `Quota` with the reference's settings by default.
         contrast: what `Enhancement` adds; the one that came with ``scores`` by default.
 
     Raises:
-        NodeError: the shares do not add up, or the scores name no emotion.
+        NodeError: the shares do not add up, the scores name no emotion, or do not rank a kind that is asked for.
     """
     if scores.emotion is None:
         raise NodeError(
@@ -52,37 +41,25 @@ def build_circuit(
         )
     if not 0 <= neurons <= 1 or abs(neurons + heads - 1) > 1e-9:
         raise NodeError(f"the shares of neurons ({neurons}) and heads ({heads}) must be in [0, 1] and add up to 1")
-    wanted: dict[NodeKind, int] = {"head": round(heads * size)}
-    wanted["neuron"] = size - wanted["head"]
-    masks = {}
-    for row, kind in enumerate(("head", "neuron")):
-        values = scores.values.values(kind)  # type: ignore[arg-type]
-        weights = torch.ones(scores.dims.n_layers) if influence is None else influence.of(scores.emotion)[row]
-        plan = allocate_quota(
-            weights.tolist(),
-            size=min(wanted[kind], values.numel()),  # type: ignore[index]
-            minimum=(minimum or MINIMUM)[kind],  # type: ignore[index]
-            cap=cap,
-            available=values.shape[1],
+    method = method or Quota()
+    n_heads = round(heads * size)
+    wanted: dict[NodeKind, int] = {
+        "head": min(n_heads, scores.values.heads.numel()),
+        "neuron": min(size - n_heads, scores.values.neurons.numel()),
+    }
+    unranked = [kind for kind, n in wanted.items() if n and kind not in scores.kinds]
+    if unranked:
+        raise NodeError(
+            f"{scores.method} does not score {unranked[0]}s; set {unranked[0]}s=0, or join two scores: "
+            "direct.with_heads(head_importance)"
         )
-        masks[kind] = top_per_layer(values, plan)
+    weights = None if influence is None else influence.of(scores.emotion)
     return Circuit(
         emotion=scores.emotion,
-        nodes=NodeSet(masks["neuron"], masks["head"]),
+        nodes=method(scores.values, weights, wanted),
         dims=scores.dims,
         scores=scores.values,
-        influence=None if influence is None else influence.of(scores.emotion),
+        influence=weights,
         contrast=contrast or scores.contrast,
-        provenance={
-            **scores.provenance,
-            "builder": {"method": "quota", "size": size, "neurons": neurons, "heads": heads, "cap": cap},
-        },
+        provenance={**scores.provenance, "builder": {**describe(method), "wanted": wanted}},
     )
-
-
-def top_per_layer(values: Tensor, plan: list[int]) -> Tensor:
-    """Mask of the ``plan[l]`` largest values in each layer; ties fall to the lower index."""
-    mask = torch.zeros_like(values, dtype=torch.bool)
-    for layer, count in enumerate(plan):
-        mask[layer, values[layer].argsort(descending=True, stable=True)[:count]] = True
-    return mask

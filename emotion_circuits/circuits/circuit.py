@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Circuit:
     """Nodes, their scores, what the emotion changes in them, and how much each sublayer matters.
 
@@ -149,8 +149,8 @@ class Circuit:
             )
         if model is not None and model.dims != d:
             raise ArtefactError(
-                f"{path} is a circuit of {self.provenance.get('model', 'another model')} ({d}), which does not fit this "
-                f"model ({model.dims})"
+                f"{path} is a circuit of {self.provenance.get('model', 'another model')} ({d}), which does not fit "
+                f"this model ({model.dims})"
             )
 
     def __repr__(self) -> str:

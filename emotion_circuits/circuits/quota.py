@@ -16,7 +16,7 @@ from emotion_circuits.errors import NodeError
 
 
 def allocate_quota(
-    weights: Sequence[float], *, size: int, minimum: int, cap: float, available: int | Sequence[int] | None = None
+    weights: Sequence[float | int], *, size: int, minimum: int, cap: float, available: int | Sequence[int] | None = None
 ) -> list[int]:
     """Nodes per layer.
 
@@ -39,8 +39,10 @@ def allocate_quota(
             f"cannot allocate {size} nodes over {n} layers with minimum {minimum} and cap {cap}; size and minimum must "
             "not be negative and cap must lie in (0, 1]"
         )
-    held = [math.inf] * n if available is None else [available] * n if isinstance(available, int) else list(available)
-    limit = [min(max(math.floor(cap * size), minimum), room) for room in held]
+    if not all(math.isfinite(w) for w in weights):
+        raise NodeError(f"cannot allocate nodes by the weights {list(weights)}; every weight must be a finite number")
+    held = [size] * n if available is None else [available] * n if isinstance(available, int) else list(available)
+    limit = [min(max(math.floor(cap * size + 1e-9), minimum), room) for room in held]
     minimum = min(minimum, size // n)
     positive = [max(float(w), 0.0) for w in weights]
     total = sum(positive)
@@ -54,8 +56,8 @@ def allocate_quota(
     return _within(plan, limit, size)
 
 
-def _within(plan: list[int], limit: list[float], size: int) -> list[int]:
-    result = [int(min(p, most)) for p, most in zip(plan, limit, strict=True)]
+def _within(plan: list[int], limit: list[int], size: int) -> list[int]:
+    result = [min(p, most) for p, most in zip(plan, limit, strict=True)]
     order = sorted(range(len(plan)), key=lambda i: (-plan[i], i))
     while sum(result) < size:
         room = [i for i in order if result[i] < limit[i]]

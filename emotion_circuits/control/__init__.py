@@ -1,15 +1,27 @@
-"""Control: ways to make replies express an emotion."""
+"""Control: ways to make replies express an emotion, and the strength at which they do."""
 
+from emotion_circuits.control.calibrate import Bounds, Calibration, calibrate
 from emotion_circuits.control.methods import (
     CircuitModulation,
     CircuitRemoval,
     ContrastSteering,
     Method,
+    PerEmotion,
     Prompting,
     SteeringVector,
     Unmodulated,
-)  # fmt: skip
+)
 
 __all__ = [
-    "CircuitModulation", "CircuitRemoval", "ContrastSteering", "Method", "Prompting", "SteeringVector", "Unmodulated",
-]  # fmt: skip
+    "Bounds",
+    "Calibration",
+    "CircuitModulation",
+    "CircuitRemoval",
+    "ContrastSteering",
+    "Method",
+    "PerEmotion",
+    "Prompting",
+    "SteeringVector",
+    "Unmodulated",
+    "calibrate",
+]

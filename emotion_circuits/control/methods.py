@@ -99,16 +99,18 @@ class CircuitRemoval:
     """The instruction, with the circuit's contrast taken away: does the circuit carry what the instruction does?
 
     Attributes:
-        modulation: what is subtracted.
+        modulation: whose contrast is subtracted, where it would be added.
+        strength: how often; 1 takes the emotion's mean back to the baseline, whatever strength the modulation needs.
         name: shown in tables.
     """
 
     modulation: CircuitModulation
+    strength: float = 1.0
     name: str = "prompting - circuit"
 
     def prepare(self, items: Sequence[Item], emotion: str) -> tuple[list[Prompt], list[Patch]]:
         patches = [
-            Patch(p.nodes, Enhancement(p.intervention.contrast, -p.intervention.strength), p.positions)
+            Patch(p.nodes, Enhancement(p.intervention.contrast, -self.strength), p.positions)
             for p in self.modulation.patches(emotion)
             if isinstance(p.intervention, Enhancement)
         ]
@@ -162,9 +164,25 @@ class SteeringVector:
         return [item.prompt() for item in items], [Patch(Residual(self.layers), steer, self.positions)]
 
 
+@dataclass(frozen=True)
+class PerEmotion:
+    """A method of its own for each emotion, e.g. as calibration chose them.
+
+    Attributes:
+        methods: by emotion.
+        name: shown in tables.
+    """
+
+    methods: Mapping[str, Method]
+    name: str
+
+    def prepare(self, items: Sequence[Item], emotion: str) -> tuple[list[Prompt], list[Patch]]:
+        return _of(self.methods, emotion, self.name).prepare(items, emotion)
+
+
 def strength_of(strength: float | Mapping[str, float], emotion: str) -> float:
     """The strength for one emotion."""
-    return strength[emotion] if isinstance(strength, Mapping) else strength
+    return _of(strength, emotion, "strength") if isinstance(strength, Mapping) else strength
 
 
 def _of(held: Mapping, emotion: str, name: str):

@@ -101,7 +101,11 @@ def as_prompts(prompts: object) -> list[Prompt]:
         held = prompts.prompts  # type: ignore[attr-defined]
         return list(held() if callable(held) else held)
     if isinstance(prompts, Iterable):
-        return [p if isinstance(p, Prompt) else Prompt.user(p) for p in prompts]
+        held = list(prompts)
+        wrong = [p for p in held if not isinstance(p, Prompt | str)]
+        if not wrong:
+            return [p if isinstance(p, Prompt) else Prompt.user(p) for p in held]
+        raise TypeError(f"cannot read a prompt from {type(wrong[0]).__name__}; give a SEV, prompts, replies or strings")
     raise TypeError(f"cannot read prompts from {type(prompts).__name__}; give a SEV, prompts, replies or strings")
 
 

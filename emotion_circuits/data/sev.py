@@ -80,7 +80,8 @@ class SEV:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read as a UTF-8 text file ({error})") from error
-        lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        # Not splitlines(), which also splits at characters that JSON keeps inside strings.
+        lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
         if not lines:
             raise DataError(f"{path}: empty; expected one JSON record per line")
         records = tuple(_record(line, f"{path}, line {n}") for n, line in lines)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RESIDUAL_SITES: tuple[Site, Site] = ("resid_mid", "resid_post")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EmotionDirections:
     """Context-agnostic emotion directions (method.md, stage 2; paper, section 3).
 

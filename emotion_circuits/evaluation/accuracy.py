@@ -114,8 +114,12 @@ def evaluate(replies: Replies, judge: Judge, question: Question = "classify") ->
 
 
 def _row(table: pd.DataFrame) -> dict[str, float | int]:
-    scored = [(bool(hit), item) for hit, item, label in zip(table["hit"], table["item"], table["label"], strict=True)
-              if isinstance(label, str)]  # fmt: skip
+    columns = zip(table["hit"], table["item"], table["label"], strict=True)
+    # A reply to no known scenario is a cluster of its own.
+    scored = [
+        (bool(hit), item if isinstance(item, str) else i)
+        for i, (hit, item, label) in enumerate(columns) if isinstance(label, str)
+    ]  # fmt: skip
     hits, n = sum(hit for hit, _ in scored), len(scored)
     low, high = wilson(hits, n)
     cluster_low, cluster_high = clustered([hit for hit, _ in scored], [item for _, item in scored])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from emotion_circuits.control.methods import Method
+from emotion_circuits.data.prompts import Prompt
 from emotion_circuits.data.sev import SEV, Item
 from emotion_circuits.evaluation.accuracy import Evaluation, evaluate
 from emotion_circuits.evaluation.judges import Judge
 from emotion_circuits.evaluation.text_quality import Fluency, fluency
-from emotion_circuits.generation import GenerationConfig, generate, relabelled
+from emotion_circuits.generation import GenerationConfig, generate
 from emotion_circuits.intervals import mcnemar
+from emotion_circuits.interventions import Patch
 from emotion_circuits.model import HookedModel
 from emotion_circuits.replies import Replies, join
 from emotion_circuits.types import EKMAN, NEUTRAL
@@ -39,7 +41,7 @@ class Comparison:
 
         rows = []
         for name, evaluation in self.evaluations.items():
-            overall = evaluation.accuracy().iloc[0].to_dict()
+            (overall,) = evaluation.accuracy().to_dict("records")
             neutral = {"neutral": evaluation.share(NEUTRAL)}
             rows.append({"method": name, **overall, **neutral, **vars(self.fluencies[name])})
         return pd.DataFrame(rows)
@@ -51,10 +53,19 @@ class Comparison:
         parts = [evaluation.accuracy("emotion").assign(method=name) for name, evaluation in self.evaluations.items()]
         return pd.concat(parts, ignore_index=True)
 
-    def paired(self, first: str, second: str) -> dict[str, float]:
-        """McNemar's test of two methods on the items that both answered."""
-        only_first, only_second, p = mcnemar(self.evaluations[first].hits, self.evaluations[second].hits)
-        return {"only_first": only_first, "only_second": only_second, "p": p}
+    def paired(self, first: str, second: str) -> dict[str, float | int]:
+        """McNemar's exact test of two methods on the items that both answered and the judge could score.
+
+        Returns:
+            ``only_first, only_second`` (hits of one method alone), ``p``, ``n`` pairs compared, ``unscored`` pairs left
+            out.
+        """
+        one, other = self.evaluations[first], self.evaluations[second]
+        verdicts = zip(one.scores, other.scores, one.hits, other.hits, strict=True)
+        pairs = [(a, b) for s, t, a, b in verdicts if s.label is not None and t.label is not None]
+        only_first, only_second, p = mcnemar([a for a, _ in pairs], [b for _, b in pairs])
+        unscored = len(one.scores) - len(pairs)
+        return {"only_first": only_first, "only_second": only_second, "p": p, "n": len(pairs), "unscored": unscored}
 
     @property
     def replies(self) -> Replies:
@@ -73,20 +84,17 @@ def run_method(
 ) -> Replies:
     """Replies to every item under every emotion, by one method.
 
-    Emotions whose prompts and patches are the same (a method that does nothing) are generated once.
+    All emotions are generated together, each on rows of its own, so that what their prompts share is computed once.
     """
-    parts: list[Replies] = []
-    same: Replies | None = None
+    prompts: list[Prompt] = []
+    patches: list[Patch] = []
     for emotion in emotions:
-        prompts, patches = method.prepare(items, emotion)
-        untouched = not patches and all(prompt.emotion is None for prompt in prompts)
-        if untouched and same is not None:
-            new = same
-        else:
-            new = generate(model, prompts, patches, config, batch_size=batch_size)
-            same = new if untouched else same
-        parts.append(relabelled(new, emotion=emotion, method=method.name))
-    return join(parts)
+        new, acting = method.prepare(items, emotion)
+        patches += [patch.on(range(len(prompts), len(prompts) + len(new))) for patch in acting]
+        prompts += new
+    replies = generate(model, prompts, patches, config, batch_size=batch_size)
+    wanted = [emotion for emotion in emotions for _ in items]
+    return Replies(tuple(replace(r, emotion=e, method=method.name) for r, e in zip(replies, wanted, strict=True)))
 
 
 def compare(

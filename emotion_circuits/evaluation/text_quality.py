@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from emotion_circuits.data.prompts import Prompt, Style
-from emotion_circuits.model import HookedModel
+from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.progress import progress
 from emotion_circuits.replies import Replies, Reply
 
@@ -82,9 +82,13 @@ def asked_for(replies: Replies, style: Style = "named") -> Replies:
 
 def perplexity(model: HookedModel, replies: Replies, *, batch_size: int | None = None) -> float:
     """Exp of the mean negative log-likelihood of all reply tokens, given their prompts."""
-    scored = log_likelihoods(model, replies, batch_size=batch_size)
-    n_tokens = sum(len(values) for values in scored)
-    return float(torch.exp(-torch.cat(scored).double().sum() / n_tokens)) if n_tokens else float("nan")
+    return perplexity_of(log_likelihoods(model, replies, batch_size=batch_size))
+
+
+def perplexity_of(scores: Sequence[Tensor]) -> float:
+    """Exp of the mean negative log-likelihood of tokens, given reply by reply."""
+    n_tokens = sum(len(values) for values in scores)
+    return float(torch.exp(-torch.cat(list(scores)).double().sum() / n_tokens)) if n_tokens else float("nan")
 
 
 @torch.no_grad()
@@ -92,15 +96,19 @@ def log_likelihoods(model: HookedModel, replies: Replies, *, batch_size: int | N
     """Log-likelihood of each token of each reply, given its prompt."""
     result: dict[int, Tensor] = {}
     with progress("perplexity", len(replies)) as advance:
-        for batch in model.batches(replies, batch_size):
-            keep = int(batch.reply.sum(dim=1).max()) + 1
-            logits = model.run(batch, logits_to_keep=keep).logits[:, :-1].float()
-            targets, chosen = batch.ids[:, 1 - keep :], batch.reply[:, 1 - keep :]
-            scores = logits.log_softmax(dim=-1).gather(-1, targets[..., None])[..., 0]
-            for row, sample in enumerate(batch.samples.tolist()):
-                result[sample] = scores[row, chosen[row]].cpu()
+        for batch, scores in model.run_batches(replies, lambda b: _scores(model, b), batch_size, stage="score"):
+            result.update(zip(batch.samples.tolist(), scores, strict=True))
             advance(len(batch))
     return [result[i] for i in range(len(replies))]
+
+
+def _scores(model: HookedModel, batch: TokenBatch) -> list[Tensor]:
+    keep = int(batch.reply.sum(dim=1).max()) + 1
+    logits = model.run(batch, logits_to_keep=keep).logits[:, :-1].float()
+    start = batch.ids.shape[1] - keep + 1
+    targets, chosen = batch.ids[:, start:], batch.reply[:, start:]
+    scores = logits.log_softmax(dim=-1).gather(-1, targets[..., None])[..., 0]
+    return [scores[row, chosen[row]].cpu() for row in range(len(batch))]
 
 
 def words_of(text: str) -> list[str]:

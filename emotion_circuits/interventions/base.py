@@ -1,9 +1,9 @@
 """What it means to intervene: an `Intervention` says WHAT, a `Patch` adds WHERE.
 
 1. A patch names nodes (or residual sites), positions and, in a batch, rows.
-2. The model calls the intervention with the activations of exactly those nodes at those tokens, and a `Where` that
-   tells which site, layer, units, tokens and samples they are.
-3. What the intervention returns takes their place.
+2. The model calls the intervention with the activations of exactly those nodes at every token of the call, and a
+   `Where` that tells which site, layer, units, tokens and samples they are.
+3. What the intervention returns takes their place at the tokens that the patch names.
 
 A new intervention is a frozen dataclass with ``acts_on`` and ``__call__``, in a file of its own.
 """
@@ -89,8 +89,9 @@ class Patch:
     Attributes:
         nodes: the neurons and heads, or the residual sites, that are changed.
         intervention: what is done to them.
-        positions: at which tokens: a `Position`, or a mask over the prompt's columns (true = act), one row per
-            sample. The meaning does not depend on whether keys and values are cached.
+        positions: at which tokens: a `Position`, or a mask (true = act) with one row per sample, whose last column
+            is the prompt's last token, as in a left-padded batch. The meaning does not depend on whether keys and
+            values are cached.
         rows: act on these samples only, by their index in the list of prompts; all of them by default. Give
             several patches to act differently on different samples.
     """

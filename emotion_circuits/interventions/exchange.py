@@ -1,6 +1,7 @@
 """Exchanges: replace activations by those of another sample.
 
-Both take the activations of a whole list of prompts, recorded beforehand (``Samples.record``), and know which of
+Both take the activations of a whole list of prompts, recorded beforehand
+(``Samples(model.record(prompts, "neuron"), model.record(prompts, "head"))``), and know which of
 them belongs to which row of the batch that is being run.
 """
 

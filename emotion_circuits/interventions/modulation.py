@@ -27,14 +27,17 @@ class Enhancement:
     acts_on: ClassVar[tuple[Place, ...]] = ("nodes", "residual")
 
     def __call__(self, activation: Tensor, where: Where) -> Tensor:
-        if isinstance(self.contrast, Activations):
-            delta = where.take(self.contrast, activation)
-        elif self.contrast.reply is None:
-            delta = where.take(self.contrast.prompt, activation)
-        else:
-            prompt, reply = self.contrast.prompt, self.contrast.reply
-            delta = where.by_phase(where.take(prompt, activation), where.take(reply, activation))
-        return activation + self.strength * delta
+        if isinstance(where.generated, bool):
+            return activation + self.offset(where, activation, generated=where.generated)
+        prompt, reply = (self.offset(where, activation, generated=phase) for phase in (False, True))
+        return activation + where.by_phase(prompt, reply)
+
+    def offset(self, where: Where, like: Tensor, *, generated: bool) -> Tensor:
+        """What is added to the selected units at generated tokens, or at prompt tokens."""
+        contrast = self.contrast
+        if isinstance(contrast, Contrast):
+            contrast = contrast.reply if generated and contrast.reply is not None else contrast.prompt
+        return self.strength * where.take(contrast, like)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ generated, so that a patch's positions mean the same either way.
 2. A later call with a filled cache continues it: its columns are generated tokens.
 3. A later call without a cache whose ids start with the prompt's, and are longer, continues it too (generation
    without a cache); anything else is a new prompt.
+4. What `HookedModel` runs itself (``logits``, ``record``, ...) it announces first: which prompt is in which row, and
+   where each prompt ends and its reply begins. No guess is needed then.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -37,6 +39,7 @@ class Frame:
             int when all rows agree.
         real: false at padding; None when nothing is padded.
         samples: for each row its index in the caller's list of prompts; None means in order.
+        mask_end: the column just after that of an explicit mask's last entry.
     """
 
     past: int
@@ -44,6 +47,7 @@ class Frame:
     last_prompt: int | Int[Tensor, " batch"]
     real: Bool[Tensor, "batch pos"] | None = None
     samples: Int[Tensor, " batch"] | None = None
+    mask_end: int | Int[Tensor, " batch"] = 0
 
     def select(self, positions: Position | Bool[Tensor, "sample column"]) -> Selection:
         """Which of this call's tokens ``positions`` means."""
@@ -58,6 +62,14 @@ class Frame:
         if isinstance(chosen, bool) or self.real is None:
             return chosen if self.real is None or chosen is False else self.real
         return chosen & self.real
+
+    def for_rows(self, n: int) -> Frame:
+        """The same when each prompt takes several rows in turn, as in a suffix pass of many variants."""
+        if self.samples is None or n % len(self.samples) or n == len(self.samples):
+            return self
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        repeated = {k: v.repeat_interleave(n // len(v), 0) for k, v in held.items() if isinstance(v, Tensor)}
+        return replace(self, **repeated)
 
     @property
     def generated(self) -> Selection:
@@ -86,11 +98,18 @@ class Frame:
         return column > last_prompt if positions == "generated" else column >= last_prompt
 
     def _explicit(self, mask: Tensor) -> Selection:
-        mask = mask if self.samples is None else mask[self.samples.to(mask.device)]
-        if self.past >= mask.shape[1]:
-            return False
-        part = mask[:, self.past : self.past + self.width]
-        return torch.nn.functional.pad(part, (0, self.width - part.shape[1]), value=False)
+        if self.samples is not None:
+            if int(self.samples.max()) >= len(mask):
+                raise PatchError(
+                    f"a patch's positions are a mask with {len(mask)} rows, but sample {int(self.samples.max())} is "
+                    "run; give one row per prompt"
+                )
+            mask = mask[self.samples.to(mask.device)]
+        # Aligned at the prompt's end, since the padding on the left differs from batch to batch.
+        end = self.mask_end.to(mask.device)[:, None] if isinstance(self.mask_end, Tensor) else self.mask_end
+        index = self._columns(mask.device) - end + mask.shape[1]
+        inside = (index >= 0) & (index < mask.shape[1])
+        return mask.gather(1, index.clamp(0, mask.shape[1] - 1).expand(len(mask), -1)) & inside
 
 
 class FrameTracker:
@@ -103,9 +122,16 @@ class FrameTracker:
 
     def __init__(self, samples: Tensor | None = None, prompt_width: int | None = None) -> None:
         self._samples, self._given_width = samples, prompt_width
+        self._announced: tuple[Tensor, Tensor] | None = None
+        self._rows: Tensor | None = samples
         self._prompt: Tensor | None = None
         self._last_prompt: int | Tensor | None = None
+        self._mask_end: int | Tensor = 0
         self.frame: Frame | None = None
+
+    def announce(self, samples: Tensor, last_prompt: Tensor) -> None:
+        """Say what the next call's rows are, and in which columns their prompts end."""
+        self._announced = (samples, last_prompt)
 
     def pre_hook(self, module: Any, args: tuple, kwargs: dict) -> None:
         """Forward pre-hook for the model's root."""
@@ -114,10 +140,13 @@ class FrameTracker:
         mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
         mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
         past = int(cache.get_seq_length()) if cache is not None else 0
-        if self._last_prompt is None or (past == 0 and not self._continues(ids)):
+        if self._announced is not None:
+            self._start_announced(ids, *self._announced)
+        elif self._last_prompt is None or (past == 0 and not self._continues(ids)):
             self._start(ids, past + shape[1], mask)
         assert self._last_prompt is not None
-        self.frame = Frame(past, shape[1], self._last_prompt, _padding(mask, shape[1]), self._samples)
+        padding = _padding(mask, shape[1])
+        self.frame = Frame(past, shape[1], self._last_prompt, padding, self._rows, self._mask_end)
 
     def _continues(self, ids: Tensor | None) -> bool:
         old = self._prompt
@@ -127,9 +156,16 @@ class FrameTracker:
             return False
         return bool((ids[:, : old.shape[1]] == old).all())
 
+    def _start_announced(self, ids: Tensor | None, samples: Tensor, last_prompt: Tensor) -> None:
+        self._announced, self._prompt = None, ids
+        self._rows = samples if self._samples is None else self._samples
+        first = int(last_prompt[0])
+        self._last_prompt = first if bool((last_prompt == first).all()) else last_prompt
+        self._mask_end = self._last_prompt + 1
+
     def _start(self, ids: Tensor | None, width: int, mask: Tensor | None) -> None:
         width = self._given_width or width
-        self._prompt, self._last_prompt = ids, width - 1
+        self._prompt, self._last_prompt, self._mask_end, self._rows = ids, width - 1, width, self._samples
         if mask is not None and not bool(mask[:, width - 1].all()):
             # Right padding: the last prompt token is the last column that the mask keeps.
             columns = torch.arange(width, device=mask.device)
@@ -141,11 +177,3 @@ def _padding(mask: Tensor | None, width: int) -> Tensor | None:
         return None
     real = mask[:, -width:].bool()
     return None if bool(real.all()) else real
-
-
-def check_rows(rows: tuple[int, ...], n_samples: int) -> None:
-    """Raise a `PatchError` unless every row lies in the list of prompts."""
-    if rows and (min(rows) < 0 or max(rows) >= n_samples):
-        raise PatchError(
-            f"a patch names row {max(rows)}, but there are {n_samples} prompts (rows 0 to {n_samples - 1})"
-        )

@@ -8,28 +8,30 @@ A patch set with `patched` acts on whichever of the two is run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from emotion_circuits.data.prompts import as_prompts
-from emotion_circuits.errors import NodeError, PromptError
+from emotion_circuits.errors import NodeError
 from emotion_circuits.interventions import Patch
-from emotion_circuits.model import loading, recording
+from emotion_circuits.model import batching, estimates, loading, recording, writes
+from emotion_circuits.model.batching import Result
+from emotion_circuits.model.estimates import Estimate, Stage
 from emotion_circuits.model.frames import FrameTracker
-from emotion_circuits.model.patching import FrameSource, compile_patches, resid_mid_hooks, site_hook
-from emotion_circuits.model.sites import Hook, Port, SiteMap
-from emotion_circuits.model.tokens import TokenBatch, batches_of, pad, render
+from emotion_circuits.model.patching import FrameSource, hooks_of
+from emotion_circuits.model.sites import SiteMap
+from emotion_circuits.model.tokens import TokenBatch, render_all
 from emotion_circuits.types import ModelDims, Position, Site, as_position, as_site
 
-DEFAULT_BATCH_SIZE = 32
+if TYPE_CHECKING:
+    from emotion_circuits.model.check import CheckReport
 
 
 class HookedModel:
@@ -44,16 +46,18 @@ class HookedModel:
         dims: the model's sizes.
         name: hub name or folder, for provenance.
         revision: hub revision, for provenance.
+        batch_size: rows in a batch where a call names none; None lets the free memory decide.
     """
 
     def __init__(self, hf: Any, tokenizer: Any, *, name: str = "", revision: str | None = None) -> None:
         self.hf = hf.eval().requires_grad_(False)
         self.tl = loading.twin_of(hf)
         self.tokenizer = loading.prepare_tokenizer(tokenizer)
-        self.dims: ModelDims = loading.dims_from(self.tl.cfg, hf)
         self.name, self.revision = name or hf.config.name_or_path or type(hf).__name__, revision
         self.sites = SiteMap(hf, self.tl)
-        self.batch_size = DEFAULT_BATCH_SIZE
+        self.dims: ModelDims = loading.dims_from(self.tl.cfg, hf, self.sites)
+        self.batch_size: int | None = None
+        self._trackers: list[FrameTracker] = []
 
     # Loading
 
@@ -97,7 +101,10 @@ class HookedModel:
 
     @classmethod
     def from_hf(cls, model: Any, tokenizer: Any = None, *, name: str = "") -> HookedModel:
-        """A wrapper around a Hugging Face causal language model that is already loaded; shares its weights."""
+        """A wrapper around a Hugging Face causal language model that is already loaded; shares its weights.
+
+        The model is put into evaluation mode and its parameters need no gradient from here on; nothing else changes.
+        """
         return cls(model, tokenizer, name=name)
 
     # What it is
@@ -117,6 +124,11 @@ class HookedModel:
         """The weights' dtype."""
         return self.hf.dtype
 
+    @property
+    def context(self) -> int | None:
+        """Most tokens that the model can read; None when it says nothing about it."""
+        return getattr(self.hf.config.get_text_config(), "max_position_embeddings", None)
+
     def writes(self, site: Site | str, layer: int) -> Float[Tensor, "..."]:
         """What the units of a site write into the residual, in the weights' dtype.
 
@@ -125,12 +137,13 @@ class HookedModel:
 
         Raises:
             NodeError: the site's units are no nodes, or the layer is not in the model.
+            ModelError: the architecture has no such nodes, or the weights are quantised and cannot be read.
         """
         site = as_site(site)
         if site not in ("neuron", "head"):
             raise NodeError(f"site {site!r} has no nodes that write; use 'neuron' or 'head'")
-        self._check_layers([layer])
-        weight = projection_weight(self.sites.port(site, layer).module)
+        (layer,) = self._layers([layer])
+        weight = writes.projection_weight(self.sites.port(site, layer).module)
         return weight if site == "neuron" else weight.unflatten(0, (self.dims.n_heads, self.dims.d_head))
 
     @cached_property
@@ -138,9 +151,17 @@ class HookedModel:
         """The norm between the last residual and the unembedding."""
         return self.sites.module("ln_final")
 
-    def unembed(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
-        """Logits of a residual after the last layer."""
-        logits = self.hf.get_output_embeddings()(self.final_norm(resid))
+    def unembed(
+        self, resid: Float[Tensor, "... d_model"], tokens: Sequence[int] | None = None
+    ) -> Float[Tensor, "... token"]:
+        """Logits of a residual after the last layer; of ``tokens`` alone, if given, which costs next to nothing."""
+        head, normed = self.hf.get_output_embeddings(), self.final_norm(resid)
+        if tokens is None:
+            logits = head(normed)
+        else:
+            bias = getattr(head, "bias", None)
+            logits = normed @ head.weight[list(tokens)].T
+            logits = logits if bias is None else logits + bias[list(tokens)]
         cap = getattr(self.hf.config.get_text_config(), "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 
@@ -154,20 +175,12 @@ class HookedModel:
             resid_mid: the residual as it was.
             z: the heads' outputs before ``W_O``.
         """
-        weight = self.writes("head", layer)
-        write = einsum(z.to(weight.dtype), weight, "batch head d_head, head d_head d_model -> batch head d_model")
-        norm = self.sites.write_norm("attention", layer)
-        if norm is None:
-            return resid_mid[:, None] - write
-        # Gemma norms what attention writes, so removing a head also changes the scale of the others.
-        raw = self.sites.port("head", layer).module(z.flatten(-2))
-        return resid_mid[:, None] - norm(raw)[:, None] + norm(raw[:, None] - write)
+        return writes.without_heads(self, layer, resid_mid, z)
 
     @staticmethod
     def norm_weight(norm: nn.Module) -> Float[Tensor, " d_model"]:
         """The factor by which a norm scales each coordinate, apart from its division by the rms."""
-        weight: Tensor = norm.weight  # type: ignore[assignment]
-        return 1.0 + weight if "Gemma" in type(norm).__name__ else weight
+        return writes.norm_weight(norm)
 
     # Prompts and batches
 
@@ -175,32 +188,48 @@ class HookedModel:
         """Token ids of each prompt, as the tokenizer's chat template gives them.
 
         Raises:
-            PromptError: a prompt is longer than the model's context.
+            PromptError: a prompt is empty, or longer than the model's context.
         """
-        limit = self.hf.config.get_text_config().max_position_embeddings
-        sequences = [render(self.tokenizer, prompt) for prompt in as_prompts(prompts)]
-        for index, sequence in enumerate(sequences):
-            if len(sequence) > limit:
-                raise PromptError(
-                    f"prompt {index} has {len(sequence)} tokens, but the model's context holds {limit}; shorten it"
-                )
-        return sequences
+        return render_all(self.tokenizer, as_prompts(prompts), self.context)
 
-    def batches(self, prompts: object, batch_size: int | None = None, *, sort: bool = True) -> Iterator[TokenBatch]:
+    def batches(
+        self,
+        prompts: object,
+        batch_size: int | None = None,
+        *,
+        sort: bool = True,
+        stage: Stage = "record",
+        reply_tokens: int = 0,
+    ) -> Iterator[TokenBatch]:
         """Left-padded batches on the model's device.
 
         Args:
             prompts: anything that holds prompts; replies bring their own tokens along.
-            batch_size: rows in a batch.
+            batch_size: rows in a batch; by default `batch_size` of the model, or what the free memory allows.
             sort: by length, so that little is padding; ``TokenBatch.samples`` says which row is which prompt.
+            stage: what the batches are for, which decides how many rows fit.
+            reply_tokens: tokens that will be generated after each prompt.
+
+        Raises:
+            PromptError: a prompt is empty, or does not fit into the model's context with its reply.
         """
-        sequences = self.tokens(prompts)
-        replies = [list(r.tokens) for r in prompts] if hasattr(prompts, "texts") else [[]] * len(sequences)  # type: ignore[attr-defined]
-        full = [[*s, *r] for s, r in zip(sequences, replies, strict=True)]
-        pad_id = self.tokenizer.pad_token_id or 0
-        for chosen in batches_of([len(s) for s in full], batch_size or self.batch_size, sort=sort):
-            batch = pad([full[i] for i in chosen], chosen, pad_id, [len(replies[i]) for i in chosen])
-            yield batch.to(self.device)
+        return batching.token_batches(self, prompts, batch_size or self.batch_size, sort, stage, reply_tokens)
+
+    def run_batches(
+        self, prompts: object, work: Callable[[TokenBatch], Result], batch_size: int | None = None, **options: Any
+    ) -> Iterator[tuple[TokenBatch, Result]]:
+        """`batches` with what ``work`` makes of each; a batch that is too large for the memory is halved and redone.
+
+        Args:
+            prompts: anything that holds prompts.
+            work: must leave no traces before it returns, since it may be called again with half of the rows.
+            batch_size: rows in a batch.
+            options: as for `batches`.
+
+        Raises:
+            DeviceError: a single row does not fit.
+        """
+        return batching.run_batches(self.batches(prompts, batch_size, **options), work)
 
     # Running
 
@@ -208,14 +237,19 @@ class HookedModel:
     def logits(self, prompts: object, batch_size: int | None = None) -> Float[Tensor, "sample d_vocab"]:
         """Logits of the token after each prompt, in float32 or better on the CPU."""
         rows: dict[int, Tensor] = {}
-        for batch in self.batches(prompts, batch_size):
-            last = self.run(batch).logits[:, -1].cpu()
+        for batch, last in self.run_batches(prompts, lambda b: self.run(b).logits[:, -1].cpu(), batch_size):
             rows.update(zip(batch.samples.tolist(), last.to(recording.statistics_dtype(last)), strict=True))
         return torch.stack([rows[i] for i in sorted(rows)])
 
     def run(self, batch: TokenBatch, *, logits_to_keep: int = 1, use_cache: bool = False, **options: Any) -> Any:
         """One forward pass of the Hugging Face model, patches and hooks included."""
+        self.announce(batch)
         return self.hf(**batch.inputs(), use_cache=use_cache, logits_to_keep=logits_to_keep, **options)
+
+    def announce(self, batch: TokenBatch) -> None:
+        """Tell the patches in force which prompts the next call runs; to be called before ``model.hf`` is."""
+        for tracker in self._trackers:
+            tracker.announce(batch.samples, batch.last_prompt)
 
     def record(
         self,
@@ -256,14 +290,7 @@ class HookedModel:
     @torch.no_grad()
     def read(self, batch: TokenBatch, site: Site, layer: int) -> Float[Tensor, "batch d_model"]:
         """The last token's residual of one batch at one site, with whatever patches are active."""
-        kept: list[Tensor] = []
-        port = self.sites.port(site, layer % self.dims.n_layers)
-        handle = port.attach(lambda activation: kept.append(activation[:, -1].clone()))
-        try:
-            self.hf.base_model(**batch.inputs(), use_cache=False)
-        finally:
-            handle.remove()
-        return kept[0]
+        return recording.read(self, batch, site, layer % self.dims.n_layers)
 
     # Patching
 
@@ -276,7 +303,8 @@ class HookedModel:
         Args:
             patches: applied in this order where they meet.
             samples: for each row of the batches run inside, its index in the list of prompts that patches' rows
-                refer to; in order by default.
+                refer to. By default what this wrapper runs (`logits`, `record`, ...) knows its prompts, and the rows
+                of a tensor given to ``model.hf`` or ``model.tl`` are taken in order.
             prompt_width: columns that belong to the prompt. By default the first call is the prompt, and later
                 calls that continue it (with or without a cache) generate.
 
@@ -290,6 +318,8 @@ class HookedModel:
             return tracker.frame
 
         with ExitStack() as stack:
+            self._trackers.append(tracker)
+            stack.callback(self._trackers.remove, tracker)
             for root in (self.hf, self.tl.original_model):
                 # The decoder inside the root, so that runs without logits are tracked as well.
                 handle = root.base_model.register_forward_pre_hook(tracker.pre_hook, with_kwargs=True)
@@ -300,33 +330,51 @@ class HookedModel:
     @contextmanager
     def attached(self, patches: Iterable[Patch], frame: FrameSource, *, twin: bool = False) -> Iterator[None]:
         """The patches' hooks alone, for callers that say themselves which tokens are run."""
-        maps = [self.sites.port, self.sites.twin_port] if twin else [self.sites.port]
         with ExitStack() as stack:
-            for (site, layer), parts in compile_patches(patches, self.dims).items():
-                for port in maps:
-                    for where, hook in self._hooks(port, site, layer, parts, frame):
-                        stack.callback(where.attach(hook).remove)
+            for port, hook in hooks_of(patches, self.sites, self.dims, frame, twin=twin):
+                stack.callback(port.attach(hook).remove)
             yield
 
-    def _hooks(self, port: Any, site: Site, layer: int, parts: list, frame: FrameSource) -> list[tuple[Port, Hook]]:
-        if site == "resid_mid":
-            keep, write = resid_mid_hooks(parts, frame)
-            return [(port("resid_pre", layer), keep), (port("attn_out", layer), write)]
-        heads = (self.dims.n_heads, self.dims.d_head) if site == "head" else None
-        return [(port(site, layer), site_hook(parts, frame, heads))]
+    # Trust and cost
 
-    # Checks
+    def check(self, prompts: object = None) -> CheckReport:
+        """Test on this very model that hooks, writes and batches are what they are taken for.
+
+        Args:
+            prompts: to test on; a few of very different length by default.
+        """
+        from emotion_circuits.model.check import check
+
+        return check(self, prompts)
+
+    def estimate(
+        self,
+        stage: str,
+        n_prompts: int,
+        prompt_tokens: int,
+        reply_tokens: int = 0,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> Estimate:
+        """Peak memory and time of a stage before it is run, and the largest batch that fits.
+
+        Args:
+            stage: ``"record"``, ``"directions"``, ``"attribute"``, ``"heads"``, ``"influence"`` or ``"generate"``.
+            n_prompts: prompts in all.
+            prompt_tokens: tokens of the longest prompt.
+            reply_tokens: tokens of the longest reply.
+            batch_size: rows in a batch; what would be chosen by itself by default.
+            options: ``available`` bytes and ``rate`` of another device, see `emotion_circuits.model.estimates`.
+        """
+        return estimates.estimate(self, stage, n_prompts, prompt_tokens, reply_tokens, batch_size, **options)
 
     def _layers(self, layers: Iterable[int] | None) -> list[int]:
-        chosen = list(range(self.dims.n_layers)) if layers is None else list(layers)
-        self._check_layers(chosen)
-        return [layer % self.dims.n_layers for layer in chosen]
-
-    def _check_layers(self, layers: Iterable[int]) -> None:
         n = self.dims.n_layers
-        for layer in layers:
+        chosen = list(range(n)) if layers is None else list(layers)
+        for layer in chosen:
             if not -n <= layer < n:
                 raise NodeError(f"layer {layer} is outside the model, which has layers 0 to {n - 1}")
+        return [layer % n for layer in chosen]
 
     def __repr__(self) -> str:
         d = self.dims
@@ -334,10 +382,3 @@ class HookedModel:
             f"HookedModel({self.name}: {d.n_layers} layers, {d.n_heads} heads, {d.d_mlp} neurons a layer, "
             f"d_model {d.d_model}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
-
-
-def projection_weight(module: nn.Module) -> Float[Tensor, "unit d_model"]:
-    """The weight of an output projection with one row per input unit."""
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    # GPT-2's Conv1D stores [in, out], a Linear [out, in].
-    return weight if type(module).__name__ == "Conv1D" else weight.T

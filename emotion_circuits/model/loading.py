@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from emotion_circuits.errors import DeviceError, ModelError
+from emotion_circuits.model.sites import SiteMap
 from emotion_circuits.types import ModelDims
 
 DTYPES: dict[str, torch.dtype] = {
@@ -109,16 +110,17 @@ def prepare_tokenizer(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def dims_from(cfg: Any, hf: Any) -> ModelDims:
-    """The sizes, from TransformerLens's configuration."""
+def dims_from(cfg: Any, hf: Any, sites: SiteMap) -> ModelDims:
+    """The sizes, from TransformerLens's configuration; a model whose MLPs are not dense counts no neurons."""
     text_config = hf.config.get_text_config()
+    dense = all(sites.has("neuron", layer) for layer in range(cfg.n_layers))
     return ModelDims(
         n_layers=cfg.n_layers,
         n_heads=cfg.n_heads,
         n_key_value_heads=getattr(cfg, "n_key_value_heads", None) or cfg.n_heads,
         d_model=cfg.d_model,
         d_head=cfg.d_head,
-        d_mlp=cfg.d_mlp or text_config.intermediate_size,
+        d_mlp=(cfg.d_mlp or text_config.intermediate_size) if dense else 0,
         d_vocab=text_config.vocab_size,
     )
 

@@ -1,16 +1,17 @@
 """Patching: turn `Patch` objects into hooks on one model.
 
 1. `compile_patches` checks each patch against the model and sorts its parts by (site, layer).
-2. At a call, the hook of a site gathers the activations of the selected nodes at the selected tokens, gives them
-   to the intervention, and puts back what it returns. Several patches at one site act one after the other.
-3. A patch on ``resid_mid`` is applied to ``resid_pre + attn_out`` and written back through ``attn_out`` (see
+2. At a call, the hook of a site gathers the activations of the selected nodes, gives them to the intervention, and
+   puts what it returns in their place at the selected tokens. Several patches at one site act one after the other.
+3. Patches that only add constants are added together (see `emotion_circuits.model.fusing`).
+4. A patch on ``resid_mid`` is applied to ``resid_pre + attn_out`` and written back through ``attn_out`` (see
    `emotion_circuits.model.sites`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,8 @@ from torch import Tensor
 from emotion_circuits.errors import PatchError
 from emotion_circuits.interventions import Patch, Where
 from emotion_circuits.model.frames import Frame
-from emotion_circuits.model.sites import Hook
+from emotion_circuits.model.fusing import FusedParts
+from emotion_circuits.model.sites import Hook, Port, SiteMap
 from emotion_circuits.nodes import NodeSet
 from emotion_circuits.types import ModelDims, Site
 
@@ -36,7 +38,7 @@ class Part:
     def __call__(self, activation: Tensor, frame: Frame) -> Tensor:
         """``activation`` with this patch applied; the tensor given is left as it is."""
         tokens = frame.select(self.patch.positions)
-        rows = self._rows(frame, len(activation))
+        rows = self.rows(frame, len(activation))
         if tokens is False or (rows is not None and not len(rows)):
             return activation
         part = activation if rows is None else activation[rows.to(activation.device)]
@@ -65,7 +67,8 @@ class Part:
             raise PatchError(f"{name} returned shape {tuple(new.shape)} for activations of shape {tuple(old.shape)}")
         return new.to(old.dtype)
 
-    def _rows(self, frame: Frame, batch: int) -> Tensor | None:
+    def rows(self, frame: Frame, batch: int) -> Tensor | None:
+        """The rows of the batch that the patch acts on; None for all of them."""
         if self.patch.rows is None:
             return None
         wanted = torch.tensor(self.patch.rows, dtype=torch.long)
@@ -90,16 +93,36 @@ def compile_patches(patches: Iterable[Patch], dims: ModelDims) -> dict[tuple[Sit
                     parts[kind, layer].append(Part(patch, where))
         else:
             for layer in patch.nodes.layers:
-                if layer >= dims.n_layers:
+                if not 0 <= layer < dims.n_layers:
                     raise PatchError(f"a patch names layer {layer}; the model has layers 0 to {dims.n_layers - 1}")
                 parts[patch.nodes.site, layer].append(Part(patch, Where(patch.nodes.site, layer, None)))
     return dict(parts)
 
 
+def hooks_of(
+    patches: Iterable[Patch], sites: SiteMap, dims: ModelDims, frame: FrameSource, *, twin: bool = False
+) -> Iterator[tuple[Port, Hook]]:
+    """Every hook that the patches need, and where it goes; ``twin`` adds those of the TransformerLens twin."""
+    for (site, layer), parts in compile_patches(patches, dims).items():
+        sites.port(site, layer)  # raises where the architecture has no such site
+        for port in (sites.port, sites.twin_port) if twin else (sites.port,):
+            if site == "resid_mid":
+                keep, write = resid_mid_hooks(parts, frame)
+                yield port("resid_pre", layer), keep
+                yield port("attn_out", layer), write
+            else:
+                heads = (dims.n_heads, dims.d_head) if site == "head" else None
+                yield port(site, layer), site_hook(parts, frame, heads)
+
+
 def site_hook(parts: list[Part], frame: FrameSource, heads: tuple[int, int] | None) -> Hook:
     """The hook that applies ``parts``; ``heads`` unflattens a head site's activations to head x d_head."""
+    fused = FusedParts.of(parts)
 
     def hook(activation: Tensor) -> Tensor:
+        new = fused(activation, frame()) if fused else None
+        if new is not None:
+            return new
         flat = heads is not None and activation.shape[-1] == heads[0] * heads[1]
         new = activation.unflatten(-1, heads) if flat and heads is not None else activation
         for part in parts:
@@ -112,16 +135,15 @@ def site_hook(parts: list[Part], frame: FrameSource, heads: tuple[int, int] | No
 def resid_mid_hooks(parts: list[Part], frame: FrameSource) -> tuple[Hook, Hook]:
     """The pair of hooks, on ``resid_pre`` and on ``attn_out``, that together apply ``parts`` to ``resid_mid``."""
     held: list[Tensor] = []
+    apply = site_hook(parts, frame, None)
 
     def keep(resid_pre: Tensor) -> None:
         held[:] = [resid_pre]
 
     def write(attn_out: Tensor) -> Tensor:
-        resid_mid = held.pop() + attn_out
-        new = resid_mid
-        for part in parts:
-            new = part(new, frame())
-        return attn_out if new is resid_mid else attn_out + (new - resid_mid)
+        resid_mid = held.pop().to(attn_out.device) + attn_out
+        new = apply(resid_mid)
+        return attn_out if new is None or new is resid_mid else attn_out + (new - resid_mid)
 
     return keep, write
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emotion_circuits.errors import PromptError
+from emotion_circuits.model.estimates import Stage
 from emotion_circuits.model.tokens import TokenBatch
 from emotion_circuits.types import Position, Site
 
@@ -39,17 +40,51 @@ def stream(
     sort: bool = True,
 ) -> Iterator[tuple[TokenBatch, dict[Site, Float[Tensor, "layer batch *unit"]]]]:
     """Batches with their activations at each site."""
-    for batch in model.batches(prompts, batch_size, sort=sort):
-        kept: dict[Site, list[Tensor | None]] = {site: [None] * len(layers) for site in sites}
-        weights = position_weights(batch, positions)
-        with ExitStack() as stack:
-            for site in sites:
-                for slot, layer in enumerate(layers):
-                    hook = _keeper(kept[site], slot, weights)
-                    stack.callback(model.sites.port(site, layer).attach(hook).remove)
-            # The decoder without its unembedding: logits are nobody's business here.
-            model.hf.base_model(**batch.inputs(), use_cache=False)
-        yield batch, {site: _stacked(model, site, values) for site, values in kept.items()}
+
+    def work(batch: TokenBatch) -> dict[Site, Tensor]:
+        return record_batch(model, batch, sites, layers, positions)
+
+    yield from model.run_batches(prompts, work, batch_size, sort=sort, stage=_stage(sites))
+
+
+@torch.no_grad()
+def record_batch(
+    model: HookedModel,
+    batch: TokenBatch,
+    sites: Sequence[Site],
+    layers: Sequence[int] | None = None,
+    positions: Position = "last_prompt",
+) -> dict[Site, Float[Tensor, "layer batch *unit"]]:
+    """One batch's activations at each site, of all layers by default, on the model's device."""
+    layers = range(model.dims.n_layers) if layers is None else layers
+    kept: dict[Site, list[Tensor | None]] = {site: [None] * len(layers) for site in sites}
+    weights = position_weights(batch, positions)
+    with ExitStack() as stack:
+        for site in sites:
+            for slot, layer in enumerate(layers):
+                hook = _keeper(kept[site], slot, weights)
+                stack.callback(model.sites.port(site, layer).attach(hook).remove)
+        # The decoder without its unembedding: logits are nobody's business here.
+        model.announce(batch)
+        model.hf.base_model(**batch.inputs(), use_cache=False)
+    return {site: _stacked(model, site, values) for site, values in kept.items()}
+
+
+def _stage(sites: Sequence[Site]) -> Stage:
+    return "record" if len(sites) == 1 else "attribute" if "neuron" in sites else "directions"
+
+
+@torch.no_grad()
+def read(model: HookedModel, batch: TokenBatch, site: Site, layer: int) -> Float[Tensor, "batch d_model"]:
+    """The last token's residual of one batch at one site."""
+    kept: list[Tensor] = []
+    handle = model.sites.port(site, layer).attach(lambda activation: kept.append(activation[:, -1].clone()))
+    model.announce(batch)
+    try:
+        model.hf.base_model(**batch.inputs(), use_cache=False)
+    finally:
+        handle.remove()
+    return kept[0]
 
 
 def record(

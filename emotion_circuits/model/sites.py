@@ -7,6 +7,9 @@ model is written here.
 ``resid_mid`` is a special case. TransformerLens takes it from the input of the MLP's norm, past which the skip
 connection has already branched off: reading there is right, writing is not. It is therefore written through
 ``attn_out``, whose output is added to the residual.
+
+Two things are refused rather than guessed: ``resid_mid`` where attention and MLP run in parallel (GPT-NeoX), since no
+residual lies between them, and ``neuron`` where the MLP is a mixture of experts.
 """
 
 from __future__ import annotations
@@ -25,6 +28,16 @@ HOOK_NAME: dict[Site, str] = {
     "resid_pre": "hook_resid_pre", "resid_mid": "hook_resid_mid", "resid_post": "hook_resid_post",
     "attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out", "neuron": "mlp.hook_post", "head": "attn.hook_z",
 }  # fmt: skip
+
+_MISSING: dict[str, str] = {
+    "resid_mid": "attention and MLP read the same residual and run in parallel, so no residual lies between them; use "
+    "resid_pre, resid_post, attn_out or mlp_out",
+}
+_NO_NODES: dict[str, str] = {
+    "neuron": "its MLP is a mixture of experts, where a neuron would be a unit of one expert that runs for some tokens "
+    "only, and such nodes are not supported; use heads and residuals",
+    "head": "no output projection reads its heads; use residuals",
+}
 
 Hook = Callable[[Tensor], Tensor | None]
 """Sees an activation; returns what takes its place, or None to leave it."""
@@ -78,10 +91,10 @@ class SiteMap:
         name = f"blocks.{layer}.{'ln1_post' if sublayer == 'attention' else 'ln2_post'}"
         return self.module(name) if f"{name}.hook_in" in self._tl.hook_dict else None
 
-    def has(self, site: Site) -> bool:
-        """Whether the architecture has ``site`` at all."""
+    def has(self, site: Site, layer: int = 0) -> bool:
+        """Whether the architecture has ``site``, in the first layer unless another is named."""
         try:
-            return self.port(site, 0) is not None
+            return self.port(site, layer) is not None
         except ModelError:
             return False
 
@@ -89,12 +102,15 @@ class SiteMap:
         name = f"blocks.{layer}.{HOOK_NAME[site]}"
         if name not in self._tl.hook_dict:
             raise ModelError(
-                f"this architecture ({type(self._hf).__name__}) has no site {site!r}: TransformerLens's bridge "
-                f"defines no {name}"
+                f"this architecture ({type(self._hf).__name__}) has no site {site!r}: "
+                + _MISSING.get(site, f"TransformerLens's bridge defines no {name}")
             )
         component, _, side = self._tl.hook_dict[name].name.rpartition(".hook_")
         if side not in ("in", "out"):
             raise ModelError(f"site {site!r} lies inside a module ({name}) and has no port; read it through model.tl")
+        if site in ("neuron", "head") and side == "out":
+            # TransformerLens aliases the whole block's output, which no output projection reads.
+            raise ModelError(f"layer {layer} of {type(self._hf).__name__} has no site {site!r}: {_NO_NODES[site]}")
         return component, side == "in"
 
 

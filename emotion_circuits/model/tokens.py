@@ -2,7 +2,7 @@
 
 Token ids always equal ``tokenizer.apply_chat_template(..., tokenize=True, add_generation_prompt=True)``; text is
 never templated first and tokenized after, which would double a begin-of-text token. A template without a system
-role gets the system message in front of the first user message.
+role, whether it raises or drops the message, gets the system message in front of the first user message.
 """
 
 from __future__ import annotations
@@ -53,6 +53,13 @@ class TokenBatch:
         """The same batch on another device."""
         return TokenBatch(*(getattr(self, f).to(device) for f in ("ids", "mask", "samples", "reply")))
 
+    def split(self, size: int | None) -> list[TokenBatch]:
+        """The rows in batches of at most ``size``, padded as they were; all together when it is None."""
+        if size is None or len(self) <= size:
+            return [self]
+        parts = [getattr(self, f).split(size) for f in ("ids", "mask", "samples", "reply")]
+        return [TokenBatch(*part) for part in zip(*parts, strict=True)]
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -67,19 +74,51 @@ def render(tokenizer: Any, prompt: Prompt) -> list[int]:
     if tokenizer is None:
         raise ModelError("this model was built without a tokenizer; pass one to HookedModel.from_hf(model, tokenizer)")
     if prompt.text is not None:
-        return list(tokenizer(prompt.text)["input_ids"])
+        # A text that brings its begin-of-text token along must not get a second one.
+        begun = bool(tokenizer.bos_token) and prompt.text.startswith(tokenizer.bos_token)
+        return list(tokenizer(prompt.text, add_special_tokens=not begun)["input_ids"])
     if not tokenizer.chat_template:
         raise ModelError(
             f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template, so chats cannot be "
             "rendered; choose an instruct model, set tokenizer.chat_template, or use Prompt.raw(text)"
         )
     try:
-        return _apply_template(tokenizer, prompt.messages)
+        ids = _apply_template(tokenizer, prompt.messages)
     except Exception as error:  # templates raise whatever Jinja raises
         try:
             return _apply_template(tokenizer, without_system(prompt.messages))
         except Exception:
             raise PromptError(f"the chat template cannot render {list(prompt.messages)!r}: {error}") from error
+    turns = [turn for turn in prompt.messages if turn[0] != "system"]
+    if len(turns) < len(prompt.messages) and turns and ids == _apply_template(tokenizer, turns):
+        # The template passes over system messages without a word.
+        return _apply_template(tokenizer, without_system(prompt.messages))
+    return ids
+
+
+def render_all(tokenizer: Any, prompts: Sequence[Prompt], context: int | None) -> list[list[int]]:
+    """The token ids of several prompts.
+
+    Raises:
+        PromptError: one is empty, or longer than the model's context.
+    """
+    sequences = [render(tokenizer, prompt) for prompt in prompts]
+    for index, sequence in enumerate(sequences):
+        if not sequence:
+            raise PromptError(f"prompt {index} has no tokens; give it some text")
+        check_length(index, len(sequence), 0, context)
+    return sequences
+
+
+def check_length(index: int, prompt_tokens: int, reply_tokens: int, context: int | None) -> None:
+    """Raise a `PromptError` unless a prompt fits into the model's context together with its reply."""
+    if context is None or prompt_tokens + reply_tokens <= context:
+        return
+    reply = f" and a reply of {reply_tokens}" if reply_tokens else ""
+    advice = "shorten it, or ask for fewer new tokens" if reply_tokens else "shorten it"
+    raise PromptError(
+        f"prompt {index} has {prompt_tokens} tokens{reply}, but the model's context holds {context}; {advice}"
+    )
 
 
 def without_system(messages: Sequence[Message]) -> list[Message]:
@@ -122,8 +161,10 @@ def pad(sequences: Sequence[Sequence[int]], samples: Sequence[int], pad_id: int,
     return TokenBatch(ids, mask, torch.tensor(samples, dtype=torch.long), reply)
 
 
-def batches_of(lengths: Sequence[int], batch_size: int, *, sort: bool = True) -> Iterator[list[int]]:
-    """Indices of ``lengths`` in batches; sorted by length, so that little is padding."""
-    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i)) if sort else list(range(len(lengths)))
+def batches_of(sequences: Sequence[Sequence[int]], batch_size: int, *, sort: bool = True) -> Iterator[list[int]]:
+    """Indices of ``sequences`` in batches; sorted by length, so that little is padding, equal ones side by side."""
+    order = list(range(len(sequences)))
+    if sort:
+        order.sort(key=lambda i: (len(sequences[i]), sequences[i], i))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]

@@ -1,0 +1,47 @@
+# Set-up, tests and the demo. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= runs/demo
+ARGS ?=
+PYTEST_ARGS ?=
+
+export HF_HUB_OFFLINE = 1
+
+.PHONY: help setup demo test test-fast lint types bench figures wheel clean
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+# torch goes first and pinned, so that the build without CUDA suffices; its file marks a finished set-up.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,figures]"
+	touch $@
+
+setup: $(VENV)/.ready ## make .venv with everything that is needed
+
+demo: setup ## the whole pipeline on the demo model; OUT=folder ARGS=options
+	$(BIN)/emotion-circuits run --model demo --out $(OUT) $(ARGS)
+
+test: setup ## all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fast: setup ## the tests that are not marked slow
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+lint: setup ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: setup ## ratios of paired medians, written to benchmarks/results
+	$(BIN)/python -m benchmarks
+
+wheel: setup ## build the wheel
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean: ## remove what was built
+	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,34 @@
+"""``python -m benchmarks [name ...]``: run the named benchmarks, or all."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+NAMES = ("head_table", "influence_table", "patching", "neuron_scores", "recording", "growth")
+
+
+def main() -> int:
+    """Run, print, and return 1 if a target was missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="name", help=", ".join(NAMES))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of runs of each benchmark")
+    options = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import torch
+
+    torch.set_num_threads(options.threads)
+    missed = False
+    for name in options.names or NAMES:
+        for comparison in importlib.import_module(f"benchmarks.{name}").run(options.pairs):
+            comparison.report()
+            sys.stdout.flush()
+            missed |= not comparison.met
+    return int(missed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,34 @@
+"""Scores of all neurons (and heads) for six emotions, against a plain Hugging Face forward pass of the same prompts."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks import models
+from benchmarks.timing import Comparison, median_ratio, paired, spread
+from emotion_circuits.attribution import DirectAttribution, attribute_each
+
+
+def run(n_pairs: int):
+    """48 prompts of 80 tokens in batches of 24."""
+    model = models.random_model()
+    prompts, targets = models.prompts(48, 80), models.random_directions(model).targets()
+    batches = list(model.batches(prompts, 24))
+
+    def plain() -> None:
+        with torch.no_grad():
+            for batch in batches:
+                model.hf(**batch.inputs(), use_cache=False, logits_to_keep=1)
+
+    def own() -> dict:
+        return attribute_each(model, prompts, targets, DirectAttribution(), batch_size=24)
+
+    mine, theirs, _, _ = paired(own, plain, n_pairs)
+    ratio = median_ratio(mine, theirs)
+    yield Comparison(
+        "neuron_scores", ratio, "own / plain forward", "<= 1.15", ratio <= 1.15, None,
+        {
+            "model": repr(model), "prompts": "48 of 80 tokens, 6 emotions", "own": spread(mine),
+            "plain forward, logits of the last token only": spread(theirs),
+        },
+    )  # fmt: skip

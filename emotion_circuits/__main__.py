@@ -1,0 +1,5 @@
+"""``python -m emotion_circuits``."""
+
+from emotion_circuits.cli import main
+
+main()

@@ -1,0 +1,58 @@
+"""The options that every stage takes, and the settings that they make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[str | None, typer.Option(help="'demo', a Hugging Face name, or a local folder. [default: demo]")]
+Data = Annotated[str | None, typer.Option(help="'demo', 'own', or a SEV JSONL file. [default: demo]")]
+Emotions = Annotated[str | None, typer.Option(help="Labels, separated by commas. [default: the six of Ekman]")]
+Out = Annotated[Path, typer.Option(help="Run folder; a stopped run in it goes on.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. [default: the best there is]")]
+Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16, float32, float64. [default: by model]")]
+BatchSize = Annotated[int | None, typer.Option(help="Rows in a batch. [default: by memory]")]
+Seed = Annotated[int | None, typer.Option(help="Seed of every random choice. [default: 0]")]
+Limit = Annotated[int | None, typer.Option(help="At most this many scenarios in each split. [default: all]")]
+Size = Annotated[int | None, typer.Option(help="Nodes in a circuit. [default: 560, at most 5 % of the model's]")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Longest reply. [default: 60]")]
+Temperature = Annotated[float | None, typer.Option(help="Of the second, sampled table. [default: 0.7]")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the hub.")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from the model's repository.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no tables.")]
+Json = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Options as they were given; None where they were not."""
+
+    model: str | None = None
+    revision: str | None = None
+    data: str | None = None
+    emotions: str | None = None
+    dtype: str | None = None
+    seed: int | None = None
+    limit: int | None = None
+    max_new_tokens: int | None = None
+    size: int | None = None
+    temperature: float | None = None
+    trust_remote_code: bool = False
+    device: str | None = None
+    batch_size: int | None = None
+
+    def settings(self, out: Path, *, from_folder: bool) -> Any:
+        """The settings: as given, else (for single stages) those that the run folder was started with."""
+        from emotion_circuits.pipeline import Settings, read_manifest
+
+        base: dict[str, Any] = {}
+        if from_folder and (out / "manifest.json").exists():
+            base = read_manifest(out)["settings"]
+            base["emotions"] = tuple(base["emotions"])
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) not in (None, False)}
+        if "emotions" in given:
+            given["emotions"] = tuple(label.strip() for label in given["emotions"].split(",") if label.strip())
+        return Settings(**(base | given))

@@ -1,0 +1,72 @@
+"""What a run puts into its report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emotion_circuits.pipeline.run import Run
+from emotion_circuits.pipeline.stages import comparison
+from emotion_circuits.report import ReportData
+
+DEMO_NOTE = (
+    "This is the small demo model that ships with the package. It was trained on text composed for the purpose, and "
+    "its training made the ranking of methods below: that ranking is no evidence about large language models."
+)
+SELECTION_NOTE = (
+    "Make-up, contrast, positions and strength of circuits and of steering were chosen on the validation scenarios, "
+    "from the same contrasts, positions and strengths, under the same bound on fluency. The test scenarios were not "
+    "looked at."
+)
+RANDOM_NOTE = (
+    "Random circuits have as many neurons and heads in every layer as the circuit they stand beside, and get the same "
+    "strength."
+)
+
+
+def report_data(run: Run) -> ReportData:
+    """Everything that the report shows, read from the run folder."""
+    sampled = run.settings.temperature
+    notes = [SELECTION_NOTE, _circuit_note(run), RANDOM_NOTE]
+    return ReportData(
+        title=f"Emotion circuits in {run.settings.model}",
+        settings=_settings(run),
+        directions=run.directions(),
+        attributions=run.attributions(),
+        influence=run.influence(),
+        circuits=run.circuits(),
+        comparison=comparison(run, "greedy"),
+        sampled=None if sampled is None else comparison(run, "sampled"),
+        notes=[DEMO_NOTE, *notes] if run.settings.model == "demo" else notes,
+        # The report stage itself is still running, and its time would change the file from run to run.
+        timings={k: v["seconds"] for k, v in run.folder.manifest["stages"].items() if v["status"] == "done"},
+        temperature=sampled or 0.7,
+    )
+
+
+def _circuit_note(run: Run) -> str:
+    circuits = run.circuits()
+    biggest = max(circuits.values(), key=lambda circuit: len(circuit.nodes))
+    dims = biggest.dims
+    return (
+        f"The largest circuit has {biggest.nodes.n_neurons} of {dims.n_neurons:,} neurons "
+        f"({100 * biggest.nodes.n_neurons / dims.n_neurons:.2f} %) and {biggest.nodes.n_heads} of "
+        f"{dims.n_layers * dims.n_heads} heads."
+    )
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    calibration = run.calibration()
+    chosen = {
+        kind: {e: f"{p['candidate']}; strength {p['strength']:g}" for e, p in calibration[kind].items()}
+        for kind in ("circuit", "steering")
+    }
+    manifest = run.folder.manifest
+    return {
+        **run.settings.identity(),
+        "scenarios": {"train": len(run.train), "validation": len(run.validation), "test": len(run.test)},
+        "judge": run.judge.name,
+        "chosen circuit": chosen["circuit"],
+        "chosen steering": chosen["steering"],
+        "data": manifest["facts"],
+        "versions": manifest["versions"],
+    }

@@ -1,0 +1,111 @@
+"""What is searched on the validation split: make-ups of circuits and of steering, each at several strengths.
+
+Both kinds of method get the same contrasts, the same positions and the same strengths to choose from, so that
+neither is tuned with more care than the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from emotion_circuits.activations import Baseline, Contrast
+from emotion_circuits.attribution import Attribution, Influence
+from emotion_circuits.circuits import Builder, Circuit, GlobalTop, Quota, build_circuit
+from emotion_circuits.control import CircuitModulation, ContrastSteering, SteeringVector
+from emotion_circuits.control.calibrate import Family
+from emotion_circuits.directions import EmotionDirections
+from emotion_circuits.types import Position
+
+STRENGTHS = (0.4, 0.7, 1.0, 1.4, 2.0)
+PLACES: tuple[tuple[Baseline, Position], ...] = (
+    ("uninstructed", "last"),
+    ("uninstructed", "generated"),
+    ("emotions", "last"),
+)
+"""Contrast and positions, for circuits and steering alike."""
+
+
+@dataclass(frozen=True)
+class CircuitRecipe:
+    """How to build one candidate.
+
+    Attributes:
+        builder: chooses nodes.
+        baseline: of the contrast that is added.
+        positions: where it is added.
+    """
+
+    builder: Builder
+    baseline: Baseline
+    positions: Position
+
+    @property
+    def name(self) -> str:
+        """Shown in tables and kept in the calibration."""
+        return f"{self.builder.name}, minus {self.baseline}, {self.positions}"
+
+    def build(
+        self, scores: Attribution, influence: Influence, contrasts: Mapping[Baseline, Mapping[str, Contrast]], size: int
+    ) -> Circuit:
+        """The circuit of the scores' emotion: the reference's 30 % heads, but at most 5 % of the model's heads."""
+        n_heads = min(round(0.3 * size), max(1, scores.values.heads.numel() // 20))
+        return build_circuit(
+            scores,
+            influence,
+            neurons=1 - n_heads / size,
+            heads=n_heads / size,
+            size=size,
+            method=self.builder,
+            contrast=contrasts[self.baseline][str(scores.emotion)],
+        )
+
+
+def circuit_recipes() -> list[CircuitRecipe]:
+    """The candidates for circuits."""
+    first, *others = PLACES
+    return [CircuitRecipe(Quota(), *first), *(CircuitRecipe(GlobalTop(), *place) for place in (first, *others))]
+
+
+def circuit_families(
+    circuits: Mapping[str, Mapping[str, Circuit]], positions: Mapping[str, Position]
+) -> dict[str, Family]:
+    """One family per recipe.
+
+    Args:
+        circuits: by recipe, then by emotion.
+        positions: by recipe.
+    """
+
+    def family(held: Mapping[str, Circuit], where: Position) -> Family:
+        return lambda emotion, strength: CircuitModulation(held, strength, where)
+
+    return {name: family(held, positions[name]) for name, held in circuits.items()}
+
+
+def steering_families(
+    contrasts: Mapping[Baseline, Mapping[str, Contrast]], directions: EmotionDirections
+) -> dict[str, Family]:
+    """Steering with the same contrasts and positions, at the middle layers or at one; and the reference's own form."""
+    n = directions.n_layers
+    band = tuple(range(round(0.4 * n), max(round(0.7 * n), round(0.4 * n) + 1)))
+    middle = (n // 2,)
+    vectors = {emotion: directions.of(emotion) for emotion in directions.emotions}
+
+    def contrast(held: Mapping[str, Contrast], layers: tuple[int, ...], where: Position) -> Family:
+        return lambda emotion, strength: ContrastSteering(held, layers, strength, where)
+
+    families = {
+        f"contrast minus {baseline}, {where}, layers {_span(layers)}": contrast(contrasts[baseline], layers, where)
+        for baseline, where in PLACES
+        for layers in dict.fromkeys((band, middle) if baseline == "uninstructed" else (band,))
+    }
+    # The reference's: unit directions, a share of the residual's norm; strength 1 stands for half the norm.
+    families[f"direction, last, layers {_span(band)}"] = lambda emotion, strength: SteeringVector(
+        vectors, band, 0.5 * strength
+    )
+    return families
+
+
+def _span(layers: tuple[int, ...]) -> str:
+    return str(layers[0]) if len(layers) == 1 else f"{layers[0]}-{layers[-1]}"

@@ -1,0 +1,41 @@
+"""Figures: functions that take a result and return a Plotly ``Figure``; they never show it and need no model.
+
+The figures follow the pipeline: directions, scores of nodes, circuits, control. `theme` changes how they look,
+`save_figure` writes them, `caption` describes them for a paper.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+# Lazy, because Plotly takes a moment to load and most of the package does without it.
+__getattr__, __dir__, __all__ = lazy_loader.attach(  # pyright: ignore[reportUnsupportedDunderAll]
+    __name__,
+    submod_attrs={
+        "themes": ["Theme", "theme"],
+        "geometry": ["direction_similarity", "emotion_similarity", "sample_projection", "emotion_trace"],
+        "scores": ["head_heatmap", "neuron_long_tail", "influence_profile"],
+        "graph": ["circuit_graph"],
+        "agreement": ["overlap_matrix", "stability"],
+        "control": ["validation_curves", "dose_response", "pareto", "accuracy_bars"],
+        "export": ["save_figure"],
+        "captions": ["caption"],
+    },
+)
+
+if TYPE_CHECKING:
+    from emotion_circuits.plots.agreement import overlap_matrix, stability
+    from emotion_circuits.plots.captions import caption
+    from emotion_circuits.plots.control import accuracy_bars, dose_response, pareto, validation_curves
+    from emotion_circuits.plots.export import save_figure
+    from emotion_circuits.plots.geometry import (
+        direction_similarity,
+        emotion_similarity,
+        emotion_trace,
+        sample_projection,
+    )
+    from emotion_circuits.plots.graph import circuit_graph
+    from emotion_circuits.plots.scores import head_heatmap, influence_profile, neuron_long_tail
+    from emotion_circuits.plots.themes import Theme, theme

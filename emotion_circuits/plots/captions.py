@@ -1,0 +1,129 @@
+"""Captions for papers: what a figure of a result shows, with the settings from its provenance, ready for LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from emotion_circuits.attribution.influence import Influence
+from emotion_circuits.attribution.result import Attribution
+from emotion_circuits.circuits.circuit import Circuit
+from emotion_circuits.directions.result import EmotionDirections
+from emotion_circuits.errors import DataError
+from emotion_circuits.evaluation.comparison import Comparison
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+}  # fmt: skip
+
+
+def caption(result: Any) -> str:
+    r"""A LaTeX ``\caption{...}`` for a figure of ``result``.
+
+    Args:
+        result: directions, an attribution, influence, a circuit, a comparison, or a mapping of circuits.
+
+    Raises:
+        DataError: it is something else.
+    """
+    circuits = list(result.values()) if isinstance(result, Mapping) else []
+    if circuits and all(isinstance(c, Circuit) for c in circuits):
+        sizes = sorted({len(c.nodes) for c in circuits})
+        size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        what, held = f"Overlap of the circuits of {_list(result)} ({size} nodes each).", circuits[0].provenance
+    else:
+        described = _DESCRIBE.get(type(result))
+        if described is None:
+            raise DataError(
+                f"no caption for {type(result).__name__}; give directions, an attribution, influence, a circuit or a "
+                "comparison"
+            )
+        what, held = described(result), getattr(result, "provenance", {})
+    return rf"\caption{{{' '.join([what, *_settings(held)])}}}"
+
+
+def latex(text: object) -> str:
+    """Text with LaTeX's special characters escaped."""
+    return "".join(_SPECIAL.get(character, character) for character in str(text))
+
+
+def _list(names: Any) -> str:
+    names = [latex(name) for name in names]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _directions(result: EmotionDirections) -> str:
+    stable = result.stable_layers()
+    return (
+        f"Directions of {_list(result.emotions)} from {result.n_groups} complete groups; mean split-half cosine "
+        f"{float(result.split_half.mean()):.3f}; stable layers {stable[0]} to {stable[-1]}."
+    )
+
+
+def _attribution(result: Attribution) -> str:
+    kinds = _list(f"{kind}s" for kind in result.kinds)
+    text = f"Scores of {kinds} for {latex(result.emotion or 'the target')} by {latex(result.method)}, mean over "
+    text += f"{result.n_samples} samples"
+    if "neuron" not in result.kinds:
+        return text + "."
+    spread = result.concentration()
+    return f"{text}. The top 1\\% of neurons hold {100 * spread.top_1_percent:.1f}\\% of the positive score (Gini " + (
+        f"{spread.gini:.2f})."
+    )
+
+
+def _influence(result: Influence) -> str:
+    strengths = ", ".join(f"{s:g}" for s in result.strengths)
+    return (
+        f"Influence of every sublayer on {_list(result.emotions)}: change of the final residual along the reference "
+        f"vector per unit of push, mean over {result.n_samples} prompts and strengths {strengths} (in units of the "
+        "residual's root mean square)."
+    )
+
+
+def _circuit(result: Circuit) -> str:
+    return (
+        f"The circuit of {latex(result.emotion)}: {result.nodes.n_neurons} neurons and {result.nodes.n_heads} heads, "
+        f"{100 * result.share:.2f}\\% of the model's nodes. Squares are attention heads, circles MLP neurons; area is "
+        "proportional to the score."
+    )
+
+
+def _comparison(result: Comparison) -> str:
+    first = next(iter(result.evaluations.values()))
+    items = len({reply.prompt.group for reply in first.replies})
+    return (
+        f"Share of replies that express the emotion aimed at, by {_list(result.evaluations)}, with 95\\% Wilson "
+        f"intervals; {items} items under each of {len(first.replies.emotions)} emotions, judged by "
+        f"{latex(first.judge)} (question: {latex(first.question)})."
+    )
+
+
+_DESCRIBE: dict[type, Any] = {
+    EmotionDirections: _directions, Attribution: _attribution, Influence: _influence, Circuit: _circuit,
+    Comparison: _comparison,
+}  # fmt: skip
+
+
+def _settings(held: Mapping[str, Any]) -> list[str]:
+    """Sentences from a provenance: the model, the data, the settings."""
+    sentences = []
+    if "model" in held:
+        revision = f", revision {latex(str(held['revision'])[:12])}" if held.get("revision") else ""
+        precision = f", {latex(held['dtype'])}" if held.get("dtype") else ""
+        sentences.append(f"Model: {latex(held['model'])}{revision}{precision}.")
+    if "n_prompts" in held:
+        digest = f" (SHA-256 {latex(str(held.get('prompts_sha256', ''))[:8])})" if held.get("prompts_sha256") else ""
+        sentences.append(f"Data: {held['n_prompts']} prompts{digest}.")
+    settings = {**held.get("settings", {}), **held.get("builder", {})}
+    if settings:
+        listed = "; ".join(f"{latex(k.replace('_', ' '))} {latex(_value(v))}" for k, v in settings.items())
+        sentences.append(f"Settings: {listed}.")
+    return sentences
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(v) for v in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

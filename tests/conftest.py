@@ -1,0 +1,52 @@
+"""Shared fixtures. The package is imported inside them, since jaxtyping must get hold of it first."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ARCHITECTURES = ("qwen2", "llama", "qwen3", "mistral", "gemma2", "gemma3", "phi3")
+_models: dict = {}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _model(architecture: str):
+    if architecture not in _models:
+        import tiny
+
+        _models[architecture] = tiny.model(architecture)
+    return _models[architecture]
+
+
+@pytest.fixture(scope="session")
+def qwen():
+    """The tiny Qwen2 model."""
+    return _model("qwen2")
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def any_model(request):
+    """A tiny model of every architecture."""
+    return _model(request.param)
+
+
+@pytest.fixture(params=[a for a in ARCHITECTURES if "gemma" not in a])
+def plain_model(request):
+    """A tiny model of every architecture that adds what a sublayer writes without another norm."""
+    return _model(request.param)
+
+
+@pytest.fixture(params=["qwen2", "gemma3"])
+def either_model(request):
+    """One model without and one with norms after the sublayers."""
+    return _model(request.param)

@@ -1,0 +1,122 @@
+"""Prompts for tiny models, and a naive forward pass with edits, written for Hugging Face's module names.
+
+`naive_run` is the second implementation that recording, patching and suffix passes are held against: one unpadded
+prompt, no cache, plain hooks, nothing of the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import config
+from torch import Tensor
+
+from emotion_circuits.data.prompts import Prompt
+
+EMOTIONS = ("anger", "sadness", "fear")
+TEXTS = (
+    "I moved my desk to the window .",
+    "rain fell and the bus was late , and a friend called work",
+    "home",
+    "it was warm , dark , cold and bright",
+    "a friend called",
+    "I moved home and rain fell to my desk .",
+)
+Edit = Callable[[Tensor], Tensor]
+
+
+def prompts(n: int = 5) -> list[Prompt]:
+    """Prompts of different lengths without an emotion."""
+    return [Prompt.user(TEXTS[i % len(TEXTS)] + " work" * (i // len(TEXTS)), "keep the reply") for i in range(n)]
+
+
+def instructed(n_items: int = 3, emotions=EMOTIONS, valences=("positive", "negative")) -> list[Prompt]:
+    """Every item and valence under every emotion."""
+    return [
+        Prompt(
+            (("system", f"always reply in {emotion}"), ("user", f"{TEXTS[i]} {' it was bright' * k}")),
+            emotion, f"item_{i}", valence, f"theme_{i % 2}",
+        )
+        for i in range(n_items) for k, valence in enumerate(valences) for emotion in emotions
+    ]  # fmt: skip
+
+
+def ids_of(model, prompt: Prompt) -> list[int]:
+    """Token ids straight from the tokenizer's template."""
+    chat = [{"role": role, "content": text} for role, text in prompt.messages]
+    return model.tokenizer.apply_chat_template(chat, tokenize=True, add_generation_prompt=True)["input_ids"]
+
+
+def naive_run(hf, ids: list[int], edits: Mapping[tuple[str, int], Edit] | None = None) -> dict:
+    """One prompt's activations after edits: ``result[site, layer]`` is ``[pos, unit]``; also ``"logits"``."""
+    edits, seen, handles = edits or {}, {}, []
+    n_heads = hf.config.num_attention_heads
+
+    def change(site: str, layer: int, activation: Tensor) -> Tensor:
+        value = activation[0]
+        if site == "head":
+            value = value.unflatten(-1, (n_heads, -1))
+        if (site, layer) in edits:
+            value = edits[site, layer](value)
+        seen[site, layer] = value.clone()
+        return (value.flatten(-2) if site == "head" else value)[None]
+
+    def on_input(module, site, layer):
+        def hook(module, args, kwargs):
+            if args:
+                return (change(site, layer, args[0]), *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": change(site, layer, kwargs["hidden_states"])}
+
+        handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def on_output(module, do):
+        def hook(module, args, output):
+            whole = isinstance(output, tuple)
+            new = do(output[0] if whole else output)
+            return (new, *output[1:]) if whole else new
+
+        handles.append(module.register_forward_hook(hook))
+
+    def after_attention(layer: int, activation: Tensor) -> Tensor:
+        attn_out = change("attn_out", layer, activation)
+        before = seen["resid_pre", layer][None]
+        return change("resid_mid", layer, before + attn_out) - before if ("resid_mid", layer) in edits else (
+            change("resid_mid", layer, before + attn_out), attn_out)[1]  # fmt: skip
+
+    for l, layer in enumerate(hf.model.layers):
+        sandwich = hasattr(layer, "post_feedforward_layernorm")
+        on_input(layer, "resid_pre", l)
+        on_input(layer.self_attn.o_proj, "head", l)
+        on_output(layer.post_attention_layernorm if sandwich else layer.self_attn, lambda a, l=l: after_attention(l, a))
+        on_input(layer.mlp.down_proj, "neuron", l)
+        mlp = layer.post_feedforward_layernorm if sandwich else layer.mlp
+        on_output(mlp, lambda a, l=l: change("mlp_out", l, a))
+        on_output(layer, lambda a, l=l: change("resid_post", l, a))
+    try:
+        with torch.no_grad():
+            seen["logits"] = hf(torch.tensor([ids], device=hf.device)).logits[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def naive_record(model, asked: list[Prompt], site: str, reduce=lambda x: x[-1]) -> Tensor:
+    """``[layer, sample, unit]`` by one naive run per prompt."""
+    runs = [naive_run(model.hf, ids_of(model, p)) for p in asked]
+    return torch.stack([torch.stack([reduce(run[site, l]) for run in runs]) for l in range(model.dims.n_layers)])
+
+
+def hooks_left(*modules) -> int:
+    """Forward hooks that are registered on any submodule."""
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for root in modules for m in root.modules())
+
+
+def unchecked(function, *args, **kwargs):
+    """Call without the test run's type checks, as a user's run is: for the errors that come after them."""
+    config.update("jaxtyping_disable", True)
+    try:
+        return function(*args, **kwargs)
+    finally:
+        config.update("jaxtyping_disable", False)

@@ -1,0 +1,162 @@
+"""The run folder: the whole pipeline works, is taken up again after any interruption, and refuses what it must."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from emotion_circuits.errors import ArtefactError, RunError
+from emotion_circuits.pipeline import STAGES, Settings, comparison, run_pipeline
+from emotion_circuits.pipeline.folder import RunFolder, open_run
+
+SMALL = Settings(emotions=("anger", "happiness"), limit=4, max_new_tokens=24, temperature=None, size=60)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    run_pipeline(SMALL, out)
+    return out
+
+
+def hashes(out: Path) -> dict[str, str]:
+    """Hash of every file but the report, which shows how long the stages took."""
+    files = json.loads((out / "manifest.json").read_text())["files"]
+    return {name: value for name, value in files.items() if name != "report.html"}
+
+
+def test_every_stage_is_done_and_every_file_is_there(finished: Path) -> None:
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert list(manifest["stages"]) == list(STAGES)
+    assert all(stage["status"] == "done" for stage in manifest["stages"].values())
+    assert all((finished / name).is_file() for name in manifest["files"])
+    assert not list(finished.rglob("*.tmp"))
+    assert (finished / "report.html").stat().st_size > 10_000
+
+
+def test_the_table_is_what_the_files_say(finished: Path) -> None:
+    run = run_pipeline(SMALL, finished)
+    table = comparison(run).table().set_index("method")
+    replies = [json.loads(line) for line in (finished / "generate/greedy/circuit.jsonl").read_text().splitlines()]
+    scores = [json.loads(l) for l in (finished / "evaluate/greedy/circuit.scores.jsonl").read_text().splitlines()]
+    hits = sum(s["label"] == r["emotion"] for r, s in zip(replies, scores, strict=True))
+    assert table.loc["circuit", "at_least"] == pytest.approx(hits / len(replies))
+    assert len(replies) == 2 * 4 * 3
+
+
+def test_running_again_changes_nothing(finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.jsonl")}
+    run_pipeline(SMALL, finished)
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.jsonl")} == before
+
+
+def test_a_run_that_breaks_off_anywhere_ends_with_the_same_files(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, original = tmp_path / "broken", RunFolder.unit
+    state = {"left": 0}
+
+    def unit(self: RunFolder, name: str, make):
+        def stopping(path: Path) -> None:
+            if state["left"] == 0:
+                path.write_text("half a fi")
+                raise KeyboardInterrupt
+            state["left"] -= 1
+            make(path)
+
+        return original(self, name, stopping)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "unit", unit)
+        stops = 0
+        for _ in range(40):
+            state["left"] = 7  # seven more files each time
+            try:
+                run_pipeline(SMALL, out)
+                break
+            except KeyboardInterrupt:
+                stops += 1
+    assert stops >= 3
+    assert hashes(out) == hashes(finished)
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_a_damaged_file_is_found_and_made_again(finished: Path) -> None:
+    before = hashes(finished)
+    victim = finished / "judge/scores.jsonl"
+    victim.write_text(victim.read_text()[:-20])
+    run_pipeline(SMALL, finished)
+    assert hashes(finished) == before
+
+
+def test_other_settings_are_refused_with_the_difference(finished: Path) -> None:
+    with pytest.raises(RunError, match=r"limit: 4 then, 5 now"):
+        run_pipeline(Settings(emotions=SMALL.emotions, limit=5, max_new_tokens=24, temperature=None, size=60), finished)
+
+
+def test_a_second_process_is_refused_with_the_owner(tmp_path: Path) -> None:
+    message = f"in use by process {os.getpid()} on"
+    with (
+        open_run(tmp_path, SMALL, {}),
+        pytest.raises(RunError, match=message),
+        open_run(tmp_path, SMALL, {}),
+    ):
+        pass
+
+
+def test_a_lock_whose_owner_is_gone_does_not_matter(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    import socket
+
+    (tmp_path / ".lock").write_text(json.dumps({"pid": dead.pid, "host": socket.gethostname()}))
+    with open_run(tmp_path, SMALL, {}):
+        pass
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_run(tmp_path, SMALL, {}) as folder:
+
+        def full(path: Path) -> None:
+            path.write_text("some")
+            raise OSError(28, "No space left on device")
+
+        with pytest.raises((RunError, ArtefactError), match="No space left on device"):
+            folder.unit("a/b.txt", full)
+    assert not list((tmp_path / "a").iterdir())
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_every_stage_ends_with_the_same_files(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    program = (
+        "import sys; from emotion_circuits.pipeline import *;"
+        "run_pipeline(Settings(emotions=('anger','happiness'), limit=4, max_new_tokens=24, temperature=None, size=60),"
+        "sys.argv[1], on_stage=lambda s: print('stage', s, flush=True))"
+    )
+    killed = []
+    for victim in STAGES:
+        process = subprocess.Popen([sys.executable, "-c", program, str(out)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if re.fullmatch(rf"stage {victim}\n", line):
+                time.sleep(0.05)
+                process.send_signal(signal.SIGKILL)
+                killed.append(victim)
+                break
+        process.wait()
+    assert killed == list(STAGES)
+    run_pipeline(SMALL, out)
+    assert hashes(out) == hashes(finished)

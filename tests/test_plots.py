@@ -1,0 +1,552 @@
+"""Figures: every function draws, says what it shows, and stays readable for every reader.
+
+The results are random but seeded: 5 layers, 320 neurons and 4 heads each, 6 emotions. No model is needed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+import torch
+
+from emotion_circuits import plots
+from emotion_circuits.activations import Activations, Contrast
+from emotion_circuits.attribution.influence import Influence
+from emotion_circuits.attribution.result import Attribution
+from emotion_circuits.circuits.circuit import Circuit
+from emotion_circuits.data.prompts import Prompt
+from emotion_circuits.directions.result import EmotionDirections
+from emotion_circuits.errors import ArtefactError, DataError, DeviceError, EmotionCircuitsError, EmotionError, NodeError
+from emotion_circuits.evaluation.accuracy import Evaluation
+from emotion_circuits.evaluation.comparison import Comparison
+from emotion_circuits.evaluation.judges import Score
+from emotion_circuits.evaluation.text_quality import Fluency
+from emotion_circuits.nodes import NodeSet, NodeValues
+from emotion_circuits.plots import vision
+from emotion_circuits.plots.themes import DARK, LIGHT, MARKERS, style_of
+from emotion_circuits.replies import Replies, Reply
+from emotion_circuits.types import EKMAN, VALENCES, ModelDims
+
+DIMS = ModelDims(n_layers=5, n_heads=4, n_key_value_heads=2, d_model=64, d_head=16, d_mlp=320, d_vocab=1000)
+PROVENANCE = {
+    "model": "tiny_demo", "revision": "0123456789abcdef", "dtype": "float32", "prompts_sha256": "feedbeef" * 8,
+    "n_prompts": 96, "versions": {"torch": "2.8.0", "transformers": "5.0.0"}, "settings": {"seed": 0, "batch_size": 8},
+}  # fmt: skip
+METHODS = {
+    "none": 0.17, "prompting": 0.95, "steering": 0.86, "circuit": 0.92, "random circuit": 0.21,
+    "prompting - circuit": 0.35,
+}  # fmt: skip
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def directions(seed: int = 0) -> EmotionDirections:
+    """Directions that settle from layer 2 on."""
+    g, (l, e, d) = _generator(seed), (DIMS.n_layers, len(EKMAN), DIMS.d_model)
+    noise = torch.linspace(1.2, 0.15, l)[None, :, None, None] * torch.randn(2, l, e, d, generator=g)
+    vectors = torch.randn(e, d, generator=g) + noise
+    vectors = torch.nn.functional.normalize(vectors - vectors.mean(dim=2, keepdim=True), dim=-1)
+    share = torch.linspace(0.1, 0.5, l).expand(2, l).clone()
+    return EmotionDirections(
+        EKMAN, vectors, torch.rand(2, l, e, generator=g), 1 + torch.rand(2, l, generator=g), 32,
+        0.8 + 0.19 * torch.rand(2, l, e, generator=g), 1 - share, share, PROVENANCE,
+    )  # fmt: skip
+
+
+def attribution(emotion: str = "anger", seed: int = 0) -> Attribution:
+    """Scores with a long tail."""
+    g = _generator(seed + EKMAN.index(emotion))
+    neurons = torch.randn(DIMS.n_layers, DIMS.d_mlp, generator=g) ** 3 * 0.1 + 0.05
+    heads = torch.randn(DIMS.n_layers, DIMS.n_heads, generator=g)
+    values = NodeValues(neurons, heads)
+    spread = NodeValues(neurons.abs() * 0.3, heads.abs() * 0.2)
+    return Attribution(values, "direct", emotion, 90, DIMS, std=spread, provenance=PROVENANCE)
+
+
+def influence(seed: int = 0) -> Influence:
+    """Influence that rises over the layers."""
+    g, shape = _generator(seed), (2, DIMS.n_layers, len(EKMAN))
+    values = torch.linspace(0.1, 0.9, DIMS.n_layers)[None, :, None] + 0.12 * torch.randn(*shape, generator=g)
+    by_strength = values + 0.02 * torch.randn(4, *shape, generator=g)
+    return Influence(
+        EKMAN, values, 0.1 * torch.rand(*shape, generator=g), by_strength, (0.1, 0.3, 0.5, 0.7), 96, PROVENANCE
+    )
+
+
+def circuit(emotion: str = "anger", n_neurons: int = 84, n_heads: int = 8) -> Circuit:
+    """The best nodes of `attribution`, with a contrast."""
+    scores = attribution(emotion)
+    nodes = scores.top(n_neurons, "neuron") | scores.top(n_heads, "head")
+    g = _generator(1)
+    added = Activations(
+        torch.randn(DIMS.n_layers, DIMS.d_mlp, generator=g),
+        torch.randn(DIMS.n_layers, DIMS.n_heads, DIMS.d_head, generator=g),
+    )
+    builder = {"method": "quota", "size": n_neurons + n_heads, "neurons": 0.9, "heads": 0.1, "cap": 0.4}
+    held = influence().of(emotion)
+    provenance = {**PROVENANCE, "builder": builder}
+    return Circuit(emotion, nodes, DIMS, scores.values, held, Contrast(emotion, "emotions", added), provenance)
+
+
+def circuits() -> dict[str, Circuit]:
+    """One circuit per emotion."""
+    return {emotion: circuit(emotion) for emotion in EKMAN}
+
+
+def comparison(n_items: int = 12, seed: int = 0, text: str | None = None) -> Comparison:
+    """Six methods on the same items, in three valences."""
+    rng = np.random.default_rng(seed)
+    evaluations, fluencies = {}, {}
+    for method, share in METHODS.items():
+        replies, scores = [], []
+        for emotion in EKMAN:
+            for i in range(n_items):
+                prompt = Prompt(
+                    (("system", "Keep the reply to at most two sentences."),
+                     ("user", f"I moved my desk to the window of office {i // 3}.\nThe sun came in all morning.")),
+                    emotion if method.startswith("prompting") else None, f"work_{i // 3}", VALENCES[i % 3], "work",
+                )  # fmt: skip
+                hit, lost = rng.random() < share, rng.random() < 0.03
+                label = None if lost else emotion if hit else "neutral"
+                said = text or f"What a {emotion if hit else 'plain'} morning by the window, number {i} for {method}."
+                replies.append(Reply(prompt, said, (1, 2, 3), emotion, method))
+                scores.append(Score(label, "too few words" if lost else ""))
+        evaluations[method] = Evaluation(Replies(tuple(replies)), tuple(scores), "lexicon")
+        fluencies[method] = Fluency(4 + 30 * rng.random(), 0.95, 0.99, 0.02 * rng.random(), 15.0, 0.9)
+    return Comparison(evaluations, fluencies)
+
+
+def edges() -> pd.DataFrame:
+    """Some edges between nodes of `circuit`, and one to a node that is not in it."""
+    names, rng = circuit().nodes.names(), np.random.default_rng(0)
+    pairs = rng.choice(names, size=(60, 2))
+    table = pd.DataFrame({"source": pairs[:, 0], "target": pairs[:, 1], "weight": rng.normal(size=60)})
+    return pd.concat([table, pd.DataFrame([{"source": "L0N0", "target": "L99N0", "weight": 1.0}])])
+
+
+def validation() -> pd.DataFrame:
+    """Effects of ablation and enhancement."""
+    rows = [
+        {"layer": layer, "intervention": kind, "selection": selection, "k": k, "effect": e, "low": e - 0.2,
+         "high": e + 0.2}
+        for layer in (1, 3, "all") for kind, sign in (("ablation", -1), ("enhancement", 1))
+        for selection, gain in (("top", 1.0), ("random", 0.1), ("bottom", -0.4)) for k in (0, 1, 2, 4, 8)
+        for e in [sign * gain * np.log2(1 + k)]
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def doses(by: str | None = None) -> pd.DataFrame:
+    """Accuracy and perplexity over strengths."""
+    rows = [
+        {"strength": s, "accuracy": a, "low": max(0, a - 0.05), "high": min(1, a + 0.05), "perplexity": 5 + 4**s}
+        | ({by: name} if by else {})
+        for name in ((EKMAN if by == "emotion" else ("steering", "circuit")) if by else ("",))
+        for s in (0.0, 0.5, 1.0, 1.5, 2.0) for a in [1 / (1 + np.exp(3 - 4 * s - 0.1 * len(name)))]
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def samples(layers: tuple[int, ...] = (0, 2, 4)) -> pd.DataFrame:
+    """Clouds that part with depth."""
+    rng, angle = np.random.default_rng(0), 2 * np.pi / len(EKMAN)
+    rows = [
+        {"x": layer * np.cos(i * angle) + rng.normal(), "y": layer * np.sin(i * angle) + rng.normal(), "emotion": e,
+         "layer": layer, "text": f"<b>sample {j}</b>"}
+        for layer in layers for i, e in enumerate(EKMAN) for j in range(20)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def trace(tidy: bool = True) -> pd.DataFrame:
+    """Projections over a short text."""
+    tokens = "The sun came in , and I <b>laughed</b> out loud .".split()
+    wide = pd.DataFrame({"token": tokens} | {e: np.sin(np.arange(len(tokens)) / 2 + i) for i, e in enumerate(EKMAN)})
+    if not tidy:
+        return wide
+    return wide.reset_index(names="position").melt(["position", "token"], var_name="emotion", value_name="projection")
+
+
+def agreements() -> pd.DataFrame:
+    """Agreement under three changes."""
+    rows = [
+        {"setting": s, "emotion": e, "value": v, "low": v - 0.05, "high": min(1, v + 0.05), "measure": "cosine"}
+        for i, s in enumerate(("another seed", "half of the data", "other wording")) for j, e in enumerate(EKMAN)
+        for v in [0.97 - 0.1 * i - 0.01 * j]
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+FIGURES = {
+    "circuit_graph": lambda: plots.circuit_graph(circuit()),
+    "circuit_graph with edges": lambda: plots.circuit_graph(circuit(), edges()),
+    "head_heatmap": lambda: plots.head_heatmap(attribution()),
+    "neuron_long_tail": lambda: plots.neuron_long_tail(attribution()),
+    "influence_profile": lambda: plots.influence_profile(influence()),
+    "direction_similarity": lambda: plots.direction_similarity(directions(), "fear"),
+    "emotion_similarity": lambda: plots.emotion_similarity(directions(), -1),
+    "sample_projection": lambda: plots.sample_projection(samples()),
+    "sample_projection of one layer": lambda: plots.sample_projection(samples((3,))),
+    "validation_curves": lambda: plots.validation_curves(validation()),
+    "dose_response": lambda: plots.dose_response(doses()),
+    "dose_response by emotion": lambda: plots.dose_response(doses("emotion")),
+    "pareto": lambda: plots.pareto(doses("method")),
+    "accuracy_bars": lambda: plots.accuracy_bars(comparison()),
+    "overlap_matrix": lambda: plots.overlap_matrix(circuits()),
+    "emotion_trace": lambda: plots.emotion_trace(trace()),
+    "emotion_trace of a wide table": lambda: plots.emotion_trace(trace(tidy=False)),
+    "stability": lambda: plots.stability(agreements()),
+}
+
+
+class Drawn(dict):
+    """The figures, each drawn when it is first looked at."""
+
+    def __missing__(self, name: str) -> go.Figure:
+        self[name] = FIGURES[name]()
+        return self[name]
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Drawn:
+    return Drawn()
+
+
+def axis_titles(figure: go.Figure) -> list[str]:
+    layout = figure.to_plotly_json()["layout"]
+    return [v.get("title", {}).get("text", "") for k, v in layout.items() if k.startswith(("xaxis", "yaxis"))]
+
+
+# Every figure ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_public_figure_is_tested():
+    others = {"Theme", "theme", "save_figure", "caption"}
+    tested = {name.split(" ")[0] for name in FIGURES}
+    assert tested == set(plots.__all__) - others
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure_has_title_subtitle_and_axis_titles(drawn, name):
+    figure = drawn[name]
+    assert isinstance(figure, go.Figure)
+    assert figure.layout.title.text
+    assert figure.layout.title.subtitle.text
+    titles = axis_titles(figure)
+    assert any(titles[i] for i in range(len(titles)))
+    for letter in "xy":
+        held = figure.to_plotly_json()["layout"]
+        assert any(v.get("title", {}).get("text") for k, v in held.items() if k.startswith(f"{letter}axis")), letter
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_mark_that_can_be_hovered_explains_itself(drawn, name):
+    for trace in drawn[name].data:
+        assert trace.hovertemplate or trace.hoverinfo == "skip"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("columns", [1, 2])
+def test_paper_has_serif_eight_point_text_and_the_column_width(drawn, name, columns):
+    figure = plots.theme("paper")(drawn[name], columns)
+    assert figure.layout.width == pytest.approx({1: 3.3, 2: 6.9}[columns] * 96)
+    assert "Times" in figure.layout.font.family
+    assert all(size == pytest.approx(8 / 72 * 96) for size in font_sizes(figure.to_plotly_json()))
+    assert not figure.layout.updatemenus
+    assert figure.layout.title.text == drawn[name].layout.title.text
+
+
+def font_sizes(held) -> list[float]:
+    if isinstance(held, dict):
+        own = [v["size"] for k, v in held.items() if k.endswith("font") and isinstance(v, dict) and "size" in v]
+        return own + [size for value in held.values() for size in font_sizes(value)]
+    return [size for value in held for size in font_sizes(value)] if isinstance(held, list | tuple) else []
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_dark_exchanges_every_light_colour(drawn, name):
+    before = drawn[name].to_json()
+    text = plots.theme("dark")(drawn[name]).to_json()
+    kept = [colour for colour in set(LIGHT.all()) - set(DARK.all()) if colour in text]
+    assert not kept
+    assert drawn[name].to_json() == before
+
+
+def test_theme_can_be_set_for_a_block():
+    with plots.theme("paper").using(columns=2):
+        inside = plots.head_heatmap(attribution())
+    assert inside.layout.width == pytest.approx(6.9 * 96)
+    assert plots.head_heatmap(attribution()).layout.width is None
+
+
+def test_unknown_theme_and_width_are_named():
+    with pytest.raises(EmotionCircuitsError, match="no theme 'sepia'; the themes are light, dark, paper"):
+        plots.theme("sepia")
+    with pytest.raises(EmotionCircuitsError, match="1 or 2 columns wide, not 3"):
+        plots.theme("paper")(go.Figure(), columns=3)
+
+
+# Colours --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("palette", "apart", "grey"), [(LIGHT, 25, 9), (DARK, 20, 7.9)], ids=["light", "dark"])
+def test_emotion_colours_stay_apart_for_every_reader_and_in_grey(palette, apart, grey):
+    for sight in vision.SIMULATION:
+        assert vision.least_distance(palette.emotions, sight) >= apart, sight
+    assert vision.least_grey_step(palette.emotions) >= grey
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
+def test_method_colours_stay_apart_and_text_has_contrast(palette):
+    for sight in vision.SIMULATION:
+        assert vision.least_distance(palette.methods[:6], sight) >= 12, sight
+    assert vision.contrast(palette.ink, palette.surface) >= 7
+    assert vision.contrast(palette.muted, palette.surface) >= 4.5
+
+
+def test_simulation_agrees_with_known_facts():
+    # A red and a green of equal luminance differ for normal eyes and hardly for deuteranopic ones; grey stays grey.
+    assert vision.least_distance(("#b06040", "#748040")) > 2 * vision.least_distance(
+        ("#b06040", "#748040"), "deuteranopia"
+    )
+    assert np.allclose(vision.lab("#808080"), vision.lab("#808080", "protanopia"), atol=0.5)
+    assert vision.contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert vision.lightness("#ffffff") == pytest.approx(100, abs=0.01)
+
+
+def test_every_emotion_has_a_marker_and_dash_of_its_own():
+    looks = [style_of(emotion) for emotion in EKMAN]
+    assert len({(look.marker, look.dash) for look in looks}) == len({look.colour for look in looks}) == len(EKMAN)
+    assert {look.marker for look in looks} == set(MARKERS)
+
+
+def test_other_labels_get_colours_that_are_free():
+    names = ("anger", "calm", "awe")
+    assert len({style_of(name, names).colour for name in names}) == 3
+
+
+# What single figures say ----------------------------------------------------------------------------------------------
+
+
+def test_head_heatmap_is_symmetric_around_zero_and_names_the_best_head():
+    scores = attribution()
+    figure = plots.head_heatmap(scores)
+    assert figure.data[0].zmin == -figure.data[0].zmax
+    assert str(next(iter(scores.top(1, "head")))) in figure.layout.title.subtitle.text
+
+
+def test_heads_that_were_not_scored_are_an_error_that_says_how_to_get_them():
+    scores = attribution()
+    scores = Attribution(scores.values, "direct", "anger", 90, DIMS, kinds=("neuron",))
+    with pytest.raises(NodeError, match=r"neurons only: add them with scores\.with_heads"):
+        plots.head_heatmap(scores)
+
+
+def test_long_tail_reports_concentration_and_thins_large_models():
+    scores = attribution()
+    figure, spread = plots.neuron_long_tail(scores), scores.concentration()
+    assert f"{100 * spread.top_1_percent:.0f} %" in figure.layout.title.subtitle.text
+    assert f"{spread.gini:.2f}" in figure.layout.title.subtitle.text
+    assert len(figure.data[0].x) <= 500
+    assert figure.data[0].y[0] == pytest.approx(float(scores.values.neurons.max()))
+
+
+def test_stable_layers_are_framed():
+    held = directions()
+    frame = plots.direction_similarity(held, "fear").layout.shapes[0]
+    stable = held.stable_layers()
+    assert (frame.x0, frame.x1) == (2 * stable[0] - 0.5, 2 * stable[-1] + 1.5)
+
+
+def test_unknown_emotions_are_refused():
+    with pytest.raises(EmotionError, match="no emotion 'awe'"):
+        plots.direction_similarity(directions(), "awe")
+    with pytest.raises(EmotionError, match="no emotion 'awe'"):
+        plots.influence_profile(influence(), ["awe"])
+
+
+def test_circuit_graph_groups_many_neurons_and_opens_them():
+    figure = plots.circuit_graph(circuit(n_neurons=392, n_heads=20))
+    grouped, opened = (button.args[0]["visible"] for button in figure.layout.updatemenus[0].buttons)
+    names = ["heads", "by layer", "single"]
+    assert dict(zip(names, grouped, strict=True)) == {"heads": True, "by layer": True, "single": False}
+    assert dict(zip(names, opened, strict=True)) == {"heads": True, "by layer": False, "single": True}
+    assert [trace.visible for trace in figure.data] == grouped
+    assert len(figure.data[1].x) == DIMS.n_layers
+    assert len(figure.data[2].x) == 392
+
+
+def test_circuit_graph_sizes_follow_scores_and_edges_outside_are_left_out():
+    figure = plots.circuit_graph(circuit(), edges())
+    heads = next(trace for trace in figure.data if trace.name == "attention heads")
+    scores = circuit().to_frame().query("kind == 'head'")["score"].to_numpy()
+    assert np.argmax(heads.marker.size) == np.argmax(scores)
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    assert lines
+    assert all(y is None or y < DIMS.n_layers for trace in lines for y in trace.y)
+    assert {trace.line.dash for trace in lines} == {"solid", "dot"}
+
+
+def test_circuit_graph_of_an_empty_circuit_and_without_influence():
+    held = circuit()
+    empty = Circuit("anger", NodeSet.empty(DIMS), DIMS, held.scores)
+    assert "0 neurons and 0 heads" in plots.circuit_graph(empty).layout.title.subtitle.text
+
+
+def test_overlap_is_jaccard():
+    first, second = circuit("anger"), circuit("fear")
+    figure = plots.overlap_matrix({"anger": first, "fear": second})
+    for trace, kind in zip(figure.data, ("neuron", "head"), strict=True):
+        a, b = (set(c.nodes.only(kind).names()) for c in (first, second))
+        assert trace.z[0][1] == pytest.approx(len(a & b) / len(a | b))
+        assert trace.z[0][0] == 1
+    with pytest.raises(DataError, match="two or more"):
+        plots.overlap_matrix({"anger": first})
+
+
+def test_projection_plays_over_layers_only_when_there_are_several(drawn):
+    assert len(drawn["sample_projection"].frames) == 3
+    assert drawn["sample_projection"].layout.sliders
+    assert not drawn["sample_projection of one layer"].frames
+
+
+def test_tidy_and_wide_traces_are_the_same(drawn):
+    tidy, wide = drawn["emotion_trace"], drawn["emotion_trace of a wide table"]
+    assert [list(a.y) for a in tidy.data] == [list(b.y) for b in wide.data]
+
+
+def test_text_from_data_is_never_markup(drawn):
+    assert "&lt;b&gt;laughed" in drawn["emotion_trace"].to_json()
+    assert "<b>laughed" not in drawn["emotion_trace"].to_json()
+
+
+def test_front_is_never_beaten(drawn):
+    front = drawn["pareto"].data[0]
+    assert list(front.x) == sorted(front.x)
+    assert list(front.y) == sorted(front.y)
+
+
+def test_accuracy_bars_have_the_wilson_interval():
+    held = comparison()
+    row = held.by_emotion().query("method == 'circuit' and emotion == 'overall'").iloc[0]
+    bar = next(trace for trace in plots.accuracy_bars(held).data if trace.name == "circuit")
+    assert bar.x[0] == "overall"
+    assert bar.y[0] + bar.error_y.array[0] == pytest.approx(100 * row["high"])
+    assert bar.y[0] - bar.error_y.arrayminus[0] == pytest.approx(100 * row["low"])
+
+
+@pytest.mark.parametrize(
+    ("function", "frame"),
+    [("pareto", doses()), ("dose_response", agreements()), ("stability", doses()), ("validation_curves", doses()),
+     ("sample_projection", doses()), ("emotion_trace", doses())],
+)  # fmt: skip
+def test_missing_columns_are_named(function, frame):
+    with pytest.raises(DataError, match=f"{function} needs the columns .* is missing from"):
+        getattr(plots, function)(frame)
+
+
+def test_empty_table_is_an_error():
+    with pytest.raises(DataError, match="without rows"):
+        plots.pareto(doses("method").iloc[:0])
+
+
+# Captions -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [circuit, attribution, influence, directions, comparison, circuits])
+def test_caption_is_balanced_latex_with_provenance(make):
+    text = plots.caption(make())
+    assert text.startswith(r"\caption{")
+    assert text.count("{") == text.count("}")
+    assert make is comparison or r"tiny\_demo" in text
+    bare = text.replace(r"\%", "").replace(r"\_", "").replace(r"\&", "")
+    assert not set("%_&#$") & set(bare)
+
+
+def test_caption_refuses_what_it_does_not_know():
+    with pytest.raises(DataError, match="no caption for int"):
+        plots.caption(3)
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def browser() -> str | None:
+    return next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
+
+
+needs_browser = pytest.mark.skipif(browser() is None, reason="no Chromium or Chrome is installed")
+
+
+def test_html_needs_no_network(tmp_path):
+    path = plots.save_figure(plots.head_heatmap(attribution()), tmp_path / "heads.html")
+    assert "<script src=" not in path.read_text(encoding="utf-8")
+
+
+def test_unknown_ending_is_an_error(tmp_path):
+    with pytest.raises(ArtefactError, match=r"use one of \.html, \.pdf"):
+        plots.save_figure(go.Figure(), tmp_path / "figure.bmp")
+
+
+def test_missing_kaleido_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "kaleido", None)
+    with pytest.raises(DeviceError, match=r"pip install 'emotion-circuits\[figures\]'"):
+        plots.save_figure(go.Figure(), tmp_path / "figure.pdf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_chromium_says_what_to_install(tmp_path, monkeypatch):
+    kaleido = pytest.importorskip("kaleido")
+    from choreographer.errors import ChromeNotFoundError
+
+    def absent(*_, **__):
+        raise ChromeNotFoundError("none")
+
+    monkeypatch.setattr(kaleido, "write_fig_sync", absent)
+    with pytest.raises(DeviceError, match="needs Chrome or Chromium, and none was found"):
+        plots.save_figure(go.Figure(), tmp_path / "figure.svg")
+    assert not list(tmp_path.iterdir())
+
+
+@needs_browser
+@pytest.mark.slow
+def test_png_has_the_size_that_was_asked_for(tmp_path):
+    pytest.importorskip("kaleido")
+    path = plots.save_figure(plots.head_heatmap(attribution()), tmp_path / "a.png", width=300, height=200, scale=2)
+    header = path.read_bytes()[:24]
+    assert (int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")) == (600, 400)
+
+
+@pytest.fixture(scope="module")
+def one_browser():
+    """One Chromium for all exports: starting it takes most of the time."""
+    kaleido = pytest.importorskip("kaleido")
+    kaleido.start_sync_server(mathjax=False, silence_warnings=True)
+    yield
+    kaleido.stop_sync_server(silence_warnings=True)
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The kopts argument is ignored")
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_written_as_pdf_and_svg(drawn, one_browser, name, tmp_path):
+    figure = plots.theme("paper")(drawn[name])
+    pdf, svg = (plots.save_figure(figure, tmp_path / f"figure.{kind}") for kind in ("pdf", "svg"))
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert svg.read_text(encoding="utf-8").startswith("<svg")
+    if shutil.which("pdffonts") is None:
+        pytest.skip("pdffonts (poppler-utils) is not installed, so that fonts cannot be checked")
+    listed = subprocess.run(["pdffonts", pdf], capture_output=True, text=True, check=True).stdout.splitlines()[2:]
+    assert listed
+    # Columns from the end: emb, sub, uni, object id (two numbers).
+    assert all(line.split()[-5] == "yes" for line in listed)
