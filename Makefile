@@ -40,6 +40,9 @@ lint: setup ## style and types
 bench: setup ## ratios of paired medians, written to benchmarks/results
 	$(BIN)/python -m benchmarks
 
+figures: setup ## the pictures of the README, from the run in OUT
+	$(BIN)/python docs/make_figures.py $(OUT)
+
 wheel: setup ## build the wheel
 	$(BIN)/python -m build --wheel --no-isolation
 

@@ -46,9 +46,7 @@ def run(n_pairs: int):
 
     def rival() -> torch.Tensor:
         with torch.no_grad():
-            patched = patching.generic_activation_patch(
-                model.tl, batch.ids, cache, metric, setter, "z", index_axis_names=("layer", "head"), index_df=table
-            )
+            patched = patching.generic_activation_patch(model.tl, batch.ids, cache, metric, setter, "z", index_df=table)
         return before - patched
 
     def own():

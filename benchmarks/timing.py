@@ -58,14 +58,13 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def paired(own: Callable[[], Any], rival: Callable[[], Any], n_pairs: int, warm: bool = True):
-    """Times of both, pair by pair, and the results of the last pair; the order alternates.
+def paired(own: Callable[[], Any], rival: Callable[[], Any], n_pairs: int):
+    """Times of both, pair by pair, and the results of the last pair; the order alternates, and own is run once before.
 
     Returns:
         Own times, the rival's times, own result, the rival's result.
     """
-    if warm:
-        own(), rival()
+    own()
     times: tuple[list[float], list[float]] = ([], [])
     held: list[Any] = [None, None]
     for pair in range(n_pairs):

@@ -46,7 +46,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(  # pyright: ignore[reportUns
             "attribute_each",
             "Attribution",
             "DirectAttribution",
+            "FinalDirectAttribution",
             "HeadImportance",
+            "ActivationPatching",
+            "AttributionPatching",
+            "IntegratedGradients",
+            "compare_attributions",
+            "Agreement",
+            "validation_curves",
+            "dose_sweep",
             "sublayer_influence",
             "Influence",
         ],
@@ -70,13 +78,21 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(  # pyright: ignore[reportUns
 if TYPE_CHECKING:
     from emotion_circuits.activations import Activations, Contrast
     from emotion_circuits.attribution import (
+        ActivationPatching,
+        Agreement,
         Attribution,
+        AttributionPatching,
         DirectAttribution,
+        FinalDirectAttribution,
         HeadImportance,
         Influence,
+        IntegratedGradients,
         attribute,
         attribute_each,
+        compare_attributions,
+        dose_sweep,
         sublayer_influence,
+        validation_curves,
     )  # fmt: skip
     from emotion_circuits.circuits import Circuit, GlobalTop, Quota, Threshold, allocate_quota, build_circuit
     from emotion_circuits.control import (

@@ -79,6 +79,14 @@ def test_without_tokenizer_or_template() -> None:
     assert ec.HookedModel.from_hf(tiny.hf_model(), tiny.tokenizer(chat_template=None)).check().ok
 
 
+def test_a_tokenizer_that_knows_none_of_the_words() -> None:
+    tokenizer = tiny.tokenizer(chat_template=None)
+    tokenizer.unk_token = "<|endoftext|>"
+    model = ec.HookedModel.from_hf(tiny.hf_model(), tokenizer)
+    model.tokenizer.backend_tokenizer.pre_tokenizer = None
+    assert len({token for sequence in check_module._default_sequences(model) for token in sequence}) > 20
+
+
 def test_prompts_are_cut_to_the_context() -> None:
     hf = tiny.hf_model(max_position_embeddings=40)
     assert ec.HookedModel.from_hf(hf).check().ok

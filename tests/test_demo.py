@@ -189,6 +189,7 @@ def test_shipped_weights_are_the_card_s():
     assert len(weights) <= 8_000_000
 
 
+@pytest.mark.slow
 def test_shipped_corpus_is_the_card_s():
     record = json.loads((MODEL_FOLDER / "training.json").read_text(encoding="utf-8"))
     card = (MODEL_FOLDER / "README.md").read_text(encoding="utf-8")

@@ -322,7 +322,7 @@ def test_methods_are_their_prompts_and_patches(qwen, data, circuits) -> None:
     strengths = [
         m.prepare(data.items, "fear")[1][0].intervention.strength for m in (methods[2], methods[3], methods[4])
     ]
-    assert strengths == [2.0, -2.0, 2.0]
+    assert strengths == [2.0, -1.0, 2.0]
     random_nodes = methods[4].circuits["fear"].nodes
     assert torch.equal(random_nodes.neurons.sum(1), circuits["fear"].nodes.neurons.sum(1))
     with pytest.raises(EmotionError, match="method 'circuit' knows no emotion 'joy'; it knows anger, fear"):

@@ -253,4 +253,7 @@ def test_errors_say_what_to_do(qwen) -> None:
         patched_by(ec.ZeroAblation(), other)
     with pytest.raises(PatchError, match="record one counterfactual"):
         patched_by(ec.CounterfactualPatch(random_samples(qwen.dims, 1)))
+    patch = ec.Patch(NodeSet.of(qwen, "L0H0"), ec.ZeroAblation())
+    with qwen.patched(patch), pytest.raises(EmotionCircuitsError, match="cannot run inside"):
+        patched_by(ec.ZeroAblation())
     assert hooks_left(qwen.hf) == 0

@@ -324,6 +324,13 @@ def test_style_has_dark_mode_focus_and_narrow_screens(html):
         assert needed in style
 
 
+def test_links_and_focus_have_contrast(html):
+    surfaces = {"light": made.LIGHT.surface, "dark": made.DARK.surface}
+    for name in ("link", "focus"):
+        for look, colour in zip(surfaces, re.findall(rf"--{name}: (#\w{{6}})", html), strict=True):
+            assert made.vision.contrast(colour, surfaces[look]) >= 4.5
+
+
 # In a browser ---------------------------------------------------------------------------------------------------------
 
 _VISIT = """
@@ -347,7 +354,6 @@ setTimeout(() => {
   report.valences = shown("#replies .item").map((e) => e.dataset.valence);
   pick("[data-method-choice][value=steering]").click();
   report.methods = [...new Set(shown("#replies [data-method]").map((e) => e.dataset.method))];
-  pick("#circuits [data-emotion=fear] .plot").scrollIntoView({ behavior: "instant" });
   setTimeout(() => {
     report.plots = document.querySelectorAll(".js-plotly-plot").length;
     const button = shown("#circuits .controls button")[0];
@@ -374,8 +380,9 @@ def visit(html: str, folder: Path, *flags: str) -> tuple[dict, str]:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     title = re.search(r"<title>VISITED (.*?)</title>", done.stdout)
-    assert title, "the page did not come to its end"
-    return json.loads(title[1].replace("&amp;", "&")), "\n".join(l for l in done.stderr.splitlines() if "CONSOLE" in l)
+    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+    assert title, f"the page did not come to its end: {console}"
+    return json.loads(title[1].replace("&amp;", "&")), console
 
 
 @made.needs_browser

@@ -117,19 +117,33 @@ def test_equals_a_patch_at_the_last_prompt_token(any_model) -> None:
     close(SuffixRun(any_model, batch).run([Edit("neuron", layer, 1, adding(vectors))])[:, 0], patched)
 
 
+def some_nodes(model) -> ec.NodeSet:
+    """Not all of a layer's: a norm after the sublayer would take a common factor away."""
+    return ec.NodeSet.of(model, *(f"L1N{n}" for n in range(0, 48, 3)), "L1H0", "L1H2")
+
+
+def interventions(model) -> dict:
+    draw = torch.Generator().manual_seed(8)
+    delta = ec.Activations(torch.randn(3, 48, generator=draw), torch.randn(3, 4, 8, generator=draw))
+    return {"scale": ec.Scale(0.3), "enhancement": ec.Enhancement(delta, 2.0)}
+
+
+@pytest.mark.parametrize("name", ["scale", "enhancement"])
 @pytest.mark.parametrize("positions", ["last_prompt", "prompt", "last", "generated"])
-def test_patches_act_while_suffixes_run(either_model, positions) -> None:
+def test_patches_act_while_suffixes_run(either_model, positions, name: str) -> None:
     # Both the first run and the variants are under the patch.
     asked = prompts(3)
     (batch,) = either_model.batches(asked, sort=False)
     vectors = shifts(either_model, "resid_post", 2, 1)
     edit = Edit("resid_post", 0, 2, adding(vectors))
-    patch = ec.Patch(ec.NodeSet.all(either_model).in_layers([1]), ec.Scale(0.3), positions)
-    push = ec.Activations(resid_post=torch.zeros(3, 32).index_copy(0, torch.tensor([0]), vectors[1:]))
+    patch = ec.Patch(some_nodes(either_model), interventions(either_model)[name], positions)
     with either_model.patched(patch):
-        result = SuffixRun(either_model, batch).run([edit])[:, 1]
-    with either_model.patched(patch, ec.Patch(ec.Residual((0,)), ec.Enhancement(push), "last_prompt")):
-        close(result, either_model.record(asked, "resid_post")[-1])
+        result = SuffixRun(either_model, batch).run([edit])
+    for variant in (0, 1):
+        row = torch.zeros(3, 32).index_copy(0, torch.tensor([0]), vectors[variant : variant + 1])
+        push = ec.Patch(ec.Residual((0,)), ec.Enhancement(ec.Activations(resid_post=row)), "last_prompt")
+        with either_model.patched(patch, push):
+            close(result[:, variant], either_model.record(asked, "resid_post")[-1])
 
 
 def test_gradients_flow_through_suffixes() -> None:
@@ -168,3 +182,20 @@ def test_more_variants_than_one_fold_holds(either_model) -> None:
             result[row, column],
             full_pass(either_model, asked[row], Edit("head", 1, 1, adding(vectors)), vectors[column]),
         )
+
+
+@pytest.mark.parametrize("name", ["scale", "enhancement"])
+def test_patches_of_some_rows_act_while_many_variants_run(either_model, name: str) -> None:
+    asked = prompts(3)
+    (batch,) = either_model.batches(asked, sort=False)
+    vectors = shifts(either_model, "resid_post", 150, 1)
+    edit = Edit("resid_post", 0, 150, adding(vectors))
+    patch = ec.Patch(some_nodes(either_model), interventions(either_model)[name])
+    clean = SuffixRun(either_model, batch).run([edit])
+    with either_model.patched(patch.on([1])):
+        some = SuffixRun(either_model, batch).run([edit])
+    with either_model.patched(patch):
+        every = SuffixRun(either_model, batch).run([edit])
+    close(some[[0, 2]], clean[[0, 2]])
+    close(some[1], every[1])
+    assert (some[1] - clean[1]).abs().amax(-1).min() > 1e-2

@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -29,13 +28,12 @@ from emotion_circuits.attribution.sums import SampleSet, ScoreSums
 from emotion_circuits.data.prompts import as_prompts
 from emotion_circuits.errors import ModelError
 from emotion_circuits.model import HookedModel
+from emotion_circuits.model.writes import unit_writes, write_scale
 from emotion_circuits.nodes import NodeSet
 from emotion_circuits.progress import progress
 from emotion_circuits.provenance import provenance
 from emotion_circuits.targets import DirectionTarget, LogitDifference, Projection, Target
-from emotion_circuits.types import NodeKind, Sublayer
-
-_SUBLAYER: dict[NodeKind, Sublayer] = {"head": "attention", "neuron": "mlp"}
+from emotion_circuits.types import NodeKind
 
 
 @dataclass(frozen=True)
@@ -81,13 +79,11 @@ class _Writes:
 
     def __init__(self, model: HookedModel, vector: Float[Tensor, " d_model"], normed: bool) -> None:
         self.model, self.normed = model, normed
-        self.along: dict[tuple[NodeKind, int], Tensor] = {}
+        self.along: dict[tuple[NodeKind, int], Float[Tensor, " unit"]] = {}
         for kind in KINDS:
             for layer in range(model.dims.n_layers):
-                norm, weight = model.sites.write_norm(_SUBLAYER[kind], layer), model.writes(kind, layer)
-                seen = vector.to(weight.device)
-                seen = seen if norm is None else seen * model.norm_weight(norm).float()
-                self.along[kind, layer] = weight.float() @ seen
+                weight = unit_writes(model, kind, layer).float()
+                self.along[kind, layer] = weight @ vector.float().to(weight.device)
 
     def add(
         self,
@@ -98,23 +94,17 @@ class _Writes:
         rows: Int[Tensor, " row"],
     ) -> None:
         """Add the scores of some rows of one batch."""
-        final = frozen_scale(self.model, self.model.final_norm, resid) if self.normed else resid.new_ones(len(rows))
+        final = frozen_scale(self.model, self.model.final_norm, resid) if self.normed else torch.ones(len(rows))
         for (kind, layer), along in self.along.items():
-            held = (z if kind == "head" else a)[layer, rows]
-            scale = final.to(held.device) * self._write_scale(kind, layer, held)
-            if kind == "head":
-                score = einsum(held.float(), along, "row head d_head, head d_head -> row head")
-            else:
-                score = held.float() * along
-            sums.add(kind, layer, torch.arange(score.shape[1]), score * scale[:, None])
+            held = (z.flatten(-2) if kind == "head" else a)[layer, rows]
+            score, inner = (
+                held.float() * along * final.to(held.device)[:, None],
+                write_scale(self.model, kind, layer, held),
+            )
+            score = score if inner is None else score * inner[:, None]
+            score = score.unflatten(1, (z.shape[2], -1)).sum(dim=-1) if kind == "head" else score
+            sums.add(kind, layer, torch.arange(score.shape[1]), score)
         sums.count(len(rows))
-
-    def _write_scale(self, kind: NodeKind, layer: int, held: Tensor) -> Tensor:
-        norm = self.model.sites.write_norm(_SUBLAYER[kind], layer)
-        if norm is None:
-            return torch.ones(len(held), device=held.device)
-        raw = self.model.sites.port(kind, layer).module(held.flatten(1))
-        return frozen_scale(self.model, norm, raw)
 
 
 def frozen_scale(model: HookedModel, norm: nn.Module, x: Float[Tensor, "row d_model"]) -> Float[Tensor, " row"]:

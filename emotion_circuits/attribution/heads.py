@@ -20,6 +20,7 @@ from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.data.prompts import as_prompts
 from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.model.recording import record_batch
+from emotion_circuits.model.writes import precisely
 from emotion_circuits.nodes import NodeValues
 from emotion_circuits.progress import progress
 from emotion_circuits.provenance import provenance
@@ -88,7 +89,7 @@ def importance(
         r = resid_mid[layer].to(next(norm.parameters()).device)
         without = model.without_heads(layer, r, z[layer])
         v = vectors[:, layer].to(device=r.device, dtype=torch.float32)
-        before = einsum(norm(r).float(), v, "batch d_model, target d_model -> target batch")
-        after = einsum(norm(without).float(), v, "batch head d_model, target d_model -> target batch head")
+        before = einsum(precisely(norm, r).float(), v, "batch d_model, target d_model -> target batch")
+        after = einsum(precisely(norm, without).float(), v, "batch head d_model, target d_model -> target batch head")
         drops.append((before[..., None] - after).to(resid_mid.device))
     return torch.stack(drops, dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from emotion_circuits.nodes import HasDims, NodeSet, NodeValues
 from emotion_circuits.types import ModelDims
 
 if TYPE_CHECKING:
+    import networkx as nx
     import pandas as pd
 
 
@@ -90,6 +92,39 @@ class Circuit:
         best = ", ".join(self.to_frame()["node"].head(8))
         return "\n".join([repr(self), *layers, f"  best: {best}"])
 
+    def to_networkx(self, edges: pd.DataFrame | None = None) -> nx.DiGraph:
+        """The circuit as a directed graph.
+
+        Vertices are the circuit's nodes (``kind, layer, index, score, norm``) and the sublayers that they sit in, such
+        as ``"L3 attention"`` (``kind="sublayer", layer, influence``). Edges are ``relation="member"`` from a node to
+        its sublayer, ``relation="residual"`` from a sublayer to the next one of these, and measured ones.
+
+        Args:
+            edges: measured edges, one row each with ``source, target, effect``; they get ``relation="direct"`` and
+                ``weight=effect``.
+        """
+        import networkx as nx
+
+        graph = nx.DiGraph(emotion=self.emotion, model=str(self.provenance.get("model", "")))
+        used = set()
+        for row in self.to_frame().rename(columns={"index": "place"}).itertuples(index=False):
+            sublayer = (int(row.layer), 0 if row.kind == "head" else 1)
+            graph.add_node(
+                row.node, kind=row.kind, layer=int(row.layer), index=int(row.place), score=float(row.score),
+                norm=float(row.norm),
+            )  # fmt: skip
+            graph.add_edge(row.node, _sublayer(*sublayer), relation="member")
+            used.add(sublayer)
+        chain = sorted(used)
+        for layer, s in chain:
+            influence = float("nan") if self.influence is None else float(self.influence[s, layer])
+            graph.add_node(_sublayer(layer, s), kind="sublayer", layer=layer, influence=influence)
+        for lower, upper in pairwise(chain):
+            graph.add_edge(_sublayer(*lower), _sublayer(*upper), relation="residual")
+        for row in () if edges is None else edges.itertuples(index=False):
+            graph.add_edge(row.source, row.target, relation="direct", weight=float(row.effect))  # type: ignore[attr-defined]
+        return graph
+
     def save(self, path: str | Path) -> None:
         """Write one file, tensors and provenance; loads in a process without the model."""
         tensors: dict[str, Tensor | None] = {
@@ -158,6 +193,10 @@ class Circuit:
             f"Circuit({self.emotion}: {self.nodes.n_neurons} neurons, {self.nodes.n_heads} heads, "
             f"{100 * self.share:.2f} % of the model's nodes)"
         )
+
+
+def _sublayer(layer: int, which: int) -> str:
+    return f"L{layer} {('attention', 'mlp')[which]}"
 
 
 def _contrast(emotion: str, baseline: Any, tensors: Mapping[str, Tensor]) -> Contrast | None:

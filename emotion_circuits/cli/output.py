@@ -42,7 +42,7 @@ def progress_bars(quiet: bool) -> Iterator[None]:
 def print_frame(frame: pd.DataFrame, title: str, *, as_json: bool = False) -> None:
     """A data frame as a table, or as JSON records."""
     if as_json:
-        console.print_json(frame.to_json(orient="records"))
+        console.print_json(frame.to_json(orient="records") or "[]")
         return
     table = Table(title=title, title_justify="left")
     for column in frame.columns:
@@ -53,39 +53,39 @@ def print_frame(frame: pd.DataFrame, title: str, *, as_json: bool = False) -> No
 
 
 def print_comparison(comparison: Comparison, title: str) -> None:
-    """The table that a run ends with: accuracy by emotion with intervals, fluency, topic."""
-    table = Table(title=title, title_justify="left", caption=_CAPTION, caption_justify="left")
+    """The tables that a run ends with: accuracy with intervals, fluency and topic; then accuracy by emotion."""
+    methods = Table(title=title, title_justify="left")
+    for column in ("method", "accuracy, %", "95 % interval", "neutral", "unscored", "perplexity", "on topic"):
+        methods.add_column(column, justify="left" if column == "method" else "right")
+    for row in comparison.table().to_dict("records"):
+        interval = f"{_percent(row['low'])} to {_percent(row['high'])}"
+        methods.add_row(
+            str(row["method"]), _percent(row["accuracy"]), interval, _percent(row["neutral"]), str(row["unscored"]),
+            f"{row['perplexity']:.2f}", _percent(row["on_topic"]),
+        )  # fmt: skip
+    console.print(methods)
     by_emotion = comparison.by_emotion()
     emotions = [e for e in dict.fromkeys(by_emotion["emotion"]) if e != "overall"]
-    table.add_column("method")
-    for name in ("accuracy [95 %]", *emotions, "neutral", "unscored", "perplexity", "on topic"):
-        table.add_column(name, justify="right")
-    for row in comparison.table().to_dict("records"):
-        part = by_emotion[by_emotion["method"] == row["method"]].set_index("emotion")
-        cells = [f"{100 * _number(part.loc[e, 'accuracy']):.0f}" for e in emotions]
-        overall = f"{_percent(row['accuracy'])} [{_percent(row['low'])}, {_percent(row['high'])}]"
-        shares = (_percent(row["neutral"]), str(int(row["unscored"])))
-        table.add_row(
-            str(row["method"]), overall, *cells, *shares, f"{row['perplexity']:.2f}", _percent(row["on_topic"])
-        )
-    console.print(table)
+    each = Table(title="accuracy by emotion, %", title_justify="left", caption=_CAPTION, caption_justify="left")
+    for column in ("method", *emotions):
+        each.add_column(column, justify="left" if column == "method" else "right")
+    for method, part in by_emotion.groupby("method", sort=False):
+        values = dict(zip(part["emotion"], part["accuracy"], strict=True))
+        each.add_row(str(method), *(_percent(values[e]) for e in emotions))
+    console.print(each)
 
 
 _CAPTION = (
-    "Accuracy in % of scored replies, strict question, Wilson intervals. Perplexity under the unmodulated model, after\n"
-    "the prompt that asks for the emotion. On topic: replies that mention their scenario."
+    "Strict question, share of scored replies, Wilson intervals. Perplexity under the unmodulated\n"
+    "model, after the prompt that asks for the emotion. On topic: mentions the scenario."
 )
 
 
 def comparison_json(comparison: Comparison) -> str:
     """Both tables as JSON."""
     tables = {"methods": comparison.table(), "by_emotion": comparison.by_emotion()}
-    return json.dumps({name: json.loads(frame.to_json(orient="records")) for name, frame in tables.items()}, indent=2)
+    return json.dumps({name: json.loads(frame.to_json(orient="records") or "[]") for name, frame in tables.items()}, indent=2)
 
 
 def _percent(value: Any) -> str:
     return f"{100 * float(value):.1f}"
-
-
-def _number(value: Any) -> float:
-    return float(value)

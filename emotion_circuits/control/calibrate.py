@@ -2,10 +2,11 @@
 
 Strength decides everything: too little and the reply stays neutral, too much and the text breaks. For every emotion,
 
-1. run each candidate at each strength of a coarse grid on a quarter of the validation items;
+1. run each candidate at each strength of a coarse grid on a sixth of the validation items;
 2. between the best point and its neighbours, add the midpoints;
-3. run the best few points on all validation items;
-4. among the points whose text stays fluent and on topic, take the most accurate; of equals, the weakest.
+3. run the best point of each of the best few candidates on all validation items;
+4. among the points whose text stays fluent and on topic, take the most accurate; of equals, the one that is most
+   needed (whose removal leaves least of instructed replies), and then the weakest.
 
 The whole dose-response curve is kept. Test items are never looked at.
 """
@@ -66,6 +67,7 @@ class Point:
         perplexity_ratio: perplexity over that of the prompted replies.
         on_topic: share of replies that mention their scenario.
         regime: ``too weak``, ``controlled`` or ``degenerate``.
+        removed: accuracy of instructed replies from which the candidate was taken away; None where not tried.
     """
 
     emotion: str
@@ -76,11 +78,14 @@ class Point:
     perplexity_ratio: float
     on_topic: float
     regime: str
+    removed: float | None = None
 
     @property
     def rank(self) -> tuple:
         """Sorts points from best to worst."""
-        return (self.regime == "degenerate", -round(self.accuracy, 6), self.strength, self.perplexity_ratio)
+        needed = 1.0 if self.removed is None else self.removed
+        broken = self.regime == "degenerate"
+        return (broken, -round(self.accuracy, 6), needed, self.strength, self.perplexity_ratio)
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ def calibrate(
     judge: Judge,
     emotions: Sequence[str] = EKMAN,
     *,
+    removals: Mapping[str, Family] | None = None,
     strengths: Sequence[float] = STRENGTHS,
     bounds: Bounds | None = None,
     finalists: int = 3,
@@ -125,9 +131,10 @@ def calibrate(
         data: validation items; never the test items.
         judge: asked the strict question.
         emotions: the emotions.
+        removals: for a candidate, what takes it away from instructed runs; breaks ties between candidates.
         strengths: coarse grid.
         bounds: what a point must keep.
-        finalists: points that are run on all items.
+        finalists: candidates that are run on all items.
         config: how to decode.
         batch_size: rows in a batch.
     """
@@ -144,8 +151,10 @@ def calibrate(
         for point in run(between, few):
             tested[point.emotion].append(point)
         advance(1)
-        last = {emotion: sorted(points, key=lambda p: p.rank)[:finalists] for emotion, points in tested.items()}
+        last = {emotion: _best_of_each(points)[:finalists] for emotion, points in tested.items()}
         final = run([(p.candidate, e, p.strength) for e, points in last.items() for p in points], everything)
+        if removals:
+            final = [replace(p, removed=run.removed(removals[p.candidate], p, few)) for p in final]
         advance(1)
     chosen = {e: min((p for p in final if p.emotion == e), key=lambda p: p.rank) for e in emotions}
     return Calibration(chosen, (*(p for points in tested.values() for p in points), *final), run.bounds)
@@ -190,6 +199,13 @@ class _Runner:
             points.append(self._point(name, emotion, strength, hits[rows], ratio, on_topic))
         return points
 
+    def removed(self, family: Family, point: Point, items: Sequence[Item]) -> float:
+        """Accuracy that instructed replies keep when the point's candidate is taken away."""
+        prompts, patches = family(point.emotion, point.strength).prepare(items, point.emotion)
+        replies = generate(self.model, prompts, patches, self.config, batch_size=self.batch_size)
+        wanted = Replies(tuple(replace(reply, emotion=point.emotion) for reply in replies))
+        return sum(evaluate(wanted, self.judge).hits) / len(items)
+
     def _point(
         self, name: str, emotion: str, strength: float, hits: Sequence[bool], ratio: float, on_topic: float
     ) -> Point:
@@ -206,8 +222,16 @@ class _Runner:
         return self._prompted[emotion]
 
 
+def _best_of_each(points: Sequence[Point]) -> list[Point]:
+    """The best point of every candidate, best first."""
+    best: dict[str, Point] = {}
+    for point in sorted(points, key=lambda point: point.rank):
+        best.setdefault(point.candidate, point)
+    return list(best.values())
+
+
 def _few(data: SEV) -> list[Item]:
-    return data.limit(max(4, len(data) // 4)).items
+    return data.limit(max(4, len(data) // 6)).items
 
 
 def _midpoints(best: float, strengths: Sequence[float]) -> list[float]:

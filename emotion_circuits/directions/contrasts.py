@@ -10,7 +10,8 @@ positions  with ``match_positions`` the contrast is measured twice, at the last 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -54,26 +55,64 @@ def fit_contrasts(
     Raises:
         DataError: no complete group, or the uninstructed replies are missing.
     """
-    emotions = tuple(emotions or accepted.emotions)
-    kept = Replies(tuple(accepted[i] for i in complete_groups(accepted.prompts, emotions)))
-    if baseline == "uninstructed":
-        groups = {reply.prompt.group for reply in kept}
-        base = (uninstructed or Replies(())).filter(lambda r: r.prompt.group in groups)
-        if not len(base):
-            raise DataError(
-                "baseline='uninstructed' needs replies to the uninstructed prompts of the same items; pass "
-                "uninstructed=ec.generate(model, data)"
-            )
-        kept = kept + Replies(tuple(base))
-    by_position = {
-        position: mean_activations(model, kept, position, batch_size=batch_size)
-        for position in (("last_prompt", "generated") if match_positions else ("last_prompt",))
-    }
-    contrasts = {}
-    for emotion in emotions:
-        parts = [_difference(means, emotion, emotions, baseline) for means in by_position.values()]
-        contrasts[emotion] = Contrast(emotion, baseline, parts[0], parts[1] if match_positions else None)
-    return contrasts
+    needed = uninstructed if baseline == "uninstructed" else None
+    if baseline == "uninstructed" and needed is None:
+        needed = Replies(())
+    means = ConditionMeans.measure(
+        model, accepted, needed, emotions=emotions, match_positions=match_positions, batch_size=batch_size
+    )
+    return means.contrasts(baseline)
+
+
+@dataclass(frozen=True)
+class ConditionMeans:
+    """Mean activations under every emotion and under no instruction: what contrasts are differences of.
+
+    Attributes:
+        emotions: the emotions.
+        prompt: at the last prompt token, by emotion; None is uninstructed.
+        reply: over reply tokens, or None if that was not measured.
+    """
+
+    emotions: tuple[str, ...]
+    prompt: Mapping[str | None, Activations]
+    reply: Mapping[str | None, Activations] | None
+
+    @classmethod
+    def measure(
+        cls,
+        model: HookedModel,
+        accepted: Replies,
+        uninstructed: Replies | None,
+        *,
+        emotions: Sequence[str] | None = None,
+        match_positions: bool = True,
+        batch_size: int | None = None,
+    ) -> ConditionMeans:
+        """Run the replies once per position; arguments as for `fit_contrasts`."""
+        emotions = tuple(emotions or accepted.emotions)
+        kept = Replies(tuple(accepted[i] for i in complete_groups(accepted.prompts, emotions)))
+        if uninstructed is not None:
+            groups = {reply.prompt.group for reply in kept}
+            base = uninstructed.filter(lambda reply: reply.prompt.group in groups)
+            if not len(base):
+                raise DataError(
+                    "baseline='uninstructed' needs replies to the uninstructed prompts of the same items; pass "
+                    "uninstructed=ec.generate(model, data)"
+                )
+            kept = kept + base
+        prompt = mean_activations(model, kept, "last_prompt", batch_size=batch_size)
+        reply = mean_activations(model, kept, "generated", batch_size=batch_size) if match_positions else None
+        return cls(emotions, prompt, reply)
+
+    def contrasts(self, baseline: Baseline) -> dict[str, Contrast]:
+        """Every emotion's contrast against one baseline."""
+        result = {}
+        for emotion in self.emotions:
+            prompt = _difference(self.prompt, emotion, self.emotions, baseline)
+            reply = None if self.reply is None else _difference(self.reply, emotion, self.emotions, baseline)
+            result[emotion] = Contrast(emotion, baseline, prompt, reply)
+        return result
 
 
 def mean_activations(
@@ -105,7 +144,7 @@ def mean_activations(
 
 
 def _difference(
-    means: dict[str | None, Activations], emotion: str, emotions: Sequence[str], baseline: Baseline
+    means: Mapping[str | None, Activations], emotion: str, emotions: Sequence[str], baseline: Baseline
 ) -> Activations:
     if baseline == "uninstructed":
         return means[emotion] - means[None]

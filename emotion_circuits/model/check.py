@@ -9,9 +9,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -172,13 +171,11 @@ def _sequences(model: HookedModel, prompts: object) -> list[list[int]]:
 
 
 def _default_sequences(model: HookedModel) -> list[list[int]]:
-    if model.tokenizer is None:
-        generator = torch.Generator().manual_seed(0)
-        draw: Any = lambda n: torch.randint(model.dims.d_vocab, (n,), generator=generator).tolist()  # noqa: E731
-        return [draw(n) for n in (3, 20, 90)]
-    wrap = Prompt.user if model.tokenizer.chat_template else Prompt.raw
-    return [ids for text in PROMPTS for ids in model.tokens(_one(wrap(text)))]
-
-
-def _one(prompt: Prompt) -> Iterable[Prompt]:
-    return (prompt,)
+    if model.tokenizer is not None:
+        wrap = Prompt.user if model.tokenizer.chat_template else Prompt.raw
+        sequences = model.tokens([wrap(text) for text in PROMPTS])
+        if len({token for sequence in sequences for token in sequence}) >= 8:
+            return sequences
+    # No tokenizer, or one that hardly knows these words: then any tokens will do.
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(model.dims.d_vocab, (n,), generator=generator).tolist() for n in (3, 20, 90)]

@@ -109,6 +109,8 @@ class Estimate:
         return "\n".join(lines)
 
     def _advice(self) -> str:
+        if self.largest_batch_size and self.fits:
+            return f"batches of up to {self.largest_batch_size} do"
         if self.largest_batch_size:
             return f"batch_size={self.largest_batch_size} is the largest that does, with some memory in reserve"
         return "not even one row does: use a smaller dtype, device_map='auto' over several devices, or shorter prompts"

@@ -52,7 +52,7 @@ class FusedParts:
 
     def __call__(self, activation: Tensor, frame: Frame) -> Tensor | None:
         """``activation`` with everything added; None when this call's tokens are not all alike."""
-        if not isinstance(frame.last_prompt, int):
+        if not isinstance(frame.last_prompt, int) or not _is_of(activation, frame):
             return None
         if frame.past > frame.last_prompt:
             if frame.real is not None:
@@ -91,6 +91,12 @@ class FusedParts:
             else:
                 total = total.index_add(0, rows.to(total.device), full.expand(len(rows), -1))
         return total
+
+
+def _is_of(activation: Tensor, frame: Frame) -> bool:
+    """Whether these are the frame's own tokens; a suffix pass runs many variants of its last one."""
+    rows = len(activation) if frame.samples is None else len(frame.samples)
+    return activation.shape[:2] == (rows, frame.width)
 
 
 def _spread(values: Tensor, units: Tensor, width: int) -> Tensor:

@@ -327,6 +327,11 @@ class HookedModel:
             stack.enter_context(self.attached(patches, frame, twin=True))
             yield self
 
+    @property
+    def is_patched(self) -> bool:
+        """Whether this is inside a `patched` block."""
+        return bool(self._trackers)
+
     @contextmanager
     def attached(self, patches: Iterable[Patch], frame: FrameSource, *, twin: bool = False) -> Iterator[None]:
         """The patches' hooks alone, for callers that say themselves which tokens are run."""

@@ -37,6 +37,7 @@ class Part:
 
     def __call__(self, activation: Tensor, frame: Frame) -> Tensor:
         """``activation`` with this patch applied; the tensor given is left as it is."""
+        frame = frame.for_rows(len(activation))
         tokens = frame.select(self.patch.positions)
         rows = self.rows(frame, len(activation))
         if tokens is False or (rows is not None and not len(rows)):

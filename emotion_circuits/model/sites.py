@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -65,6 +66,11 @@ class SiteMap:
         self._hf, self._tl = hf, tl
         self._ports: dict[tuple[Site, int], Port] = {}
 
+    @cached_property
+    def _hook_names(self) -> frozenset[str]:
+        # TransformerLens gathers them anew at every call, a millisecond for a deep model.
+        return frozenset(self._tl.hook_dict)
+
     def port(self, site: Site, layer: int) -> Port:
         """Where ``site`` of ``layer`` is in the Hugging Face model.
 
@@ -89,7 +95,7 @@ class SiteMap:
     def write_norm(self, sublayer: Sublayer, layer: int) -> nn.Module | None:
         """The norm that a sublayer's output passes before it is added to the residual, if the architecture has one."""
         name = f"blocks.{layer}.{'ln1_post' if sublayer == 'attention' else 'ln2_post'}"
-        return self.module(name) if f"{name}.hook_in" in self._tl.hook_dict else None
+        return self.module(name) if f"{name}.hook_in" in self._hook_names else None
 
     def has(self, site: Site, layer: int = 0) -> bool:
         """Whether the architecture has ``site``, in the first layer unless another is named."""
@@ -100,7 +106,7 @@ class SiteMap:
 
     def _component(self, site: Site, layer: int) -> tuple[str, bool]:
         name = f"blocks.{layer}.{HOOK_NAME[site]}"
-        if name not in self._tl.hook_dict:
+        if name not in self._hook_names:
             raise ModelError(
                 f"this architecture ({type(self._hf).__name__}) has no site {site!r}: "
                 + _MISSING.get(site, f"TransformerLens's bridge defines no {name}")

@@ -109,6 +109,11 @@ class SuffixRun:
     def __init__(self, model: HookedModel, batch: TokenBatch) -> None:
         if bool(batch.reply.any()):
             raise ModelError("suffix passes start from prompts; give prompts without replies")
+        if model.is_patched:
+            raise ModelError(
+                "suffix passes cannot run inside `with model.patched(...)`, whose hooks know nothing of variants; "
+                "leave the block, and give the intervention to the method instead"
+            )
         self.model, self.batch = model, batch
         self.layers = [model.sites.module(f"blocks.{layer}") for layer in range(model.dims.n_layers)]
         self.calls = [Call() for _ in self.layers]

@@ -103,16 +103,27 @@ def without_heads(
     resid_mid: Float[Tensor, "batch d_model"],
     z: Float[Tensor, "batch head d_head"],
 ) -> Float[Tensor, "batch head d_model"]:
-    """The residual after attention if one head had written nothing, for every head."""
-    weight = model.writes("head", layer)
-    z, resid_mid = z.to(weight), resid_mid.to(weight.device)
+    """The residual after attention if one head had written nothing, for every head, in float32 or better."""
+    weight = precise(model.writes("head", layer))
+    z, resid_mid = z.to(weight), resid_mid.to(weight)
     write = einsum(z, weight, "batch head d_head, head d_head d_model -> batch head d_model")
     norm = model.sites.write_norm("attention", layer)
     if norm is None:
         return resid_mid[:, None] - write
     # Removing a head also changes the scale of the others, so the norm is applied anew.
-    raw = model.sites.port("head", layer).module(z.flatten(-2))
-    return resid_mid[:, None] - norm(raw)[:, None] + norm(raw[:, None] - write)
+    raw = precisely(model.sites.port("head", layer).module, z.flatten(-2))
+    return resid_mid[:, None] - precisely(norm, raw)[:, None] + precisely(norm, raw[:, None] - write)
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or as it is when it is float64."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def precisely(module: nn.Module, x: Tensor) -> Tensor:
+    """A module's output in float32 or better: the small difference of two outputs would drown in bfloat16."""
+    parameters = {name: precise(value) for name, value in module.named_parameters()}
+    return torch.func.functional_call(module, parameters, (precise(x),))
 
 
 def _check_rms(norm: nn.Module) -> float:

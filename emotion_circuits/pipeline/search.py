@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from emotion_circuits.activations import Baseline, Contrast
 from emotion_circuits.attribution import Attribution, Influence
 from emotion_circuits.circuits import Builder, Circuit, GlobalTop, Quota, build_circuit
-from emotion_circuits.control import CircuitModulation, ContrastSteering, SteeringVector
+from emotion_circuits.control import CircuitModulation, CircuitRemoval, ContrastSteering, SteeringVector
 from emotion_circuits.control.calibrate import Family
 from emotion_circuits.directions import EmotionDirections
 from emotion_circuits.types import Position
@@ -32,24 +32,26 @@ class CircuitRecipe:
 
     Attributes:
         builder: chooses nodes.
+        heads: largest share of the model's heads.
         baseline: of the contrast that is added.
         positions: where it is added.
     """
 
     builder: Builder
+    heads: float
     baseline: Baseline
     positions: Position
 
     @property
     def name(self) -> str:
         """Shown in tables and kept in the calibration."""
-        return f"{self.builder.name}, minus {self.baseline}, {self.positions}"
+        return f"{self.builder.name}, {100 * self.heads:g} % of heads, minus {self.baseline}, {self.positions}"
 
     def build(
         self, scores: Attribution, influence: Influence, contrasts: Mapping[Baseline, Mapping[str, Contrast]], size: int
     ) -> Circuit:
-        """The circuit of the scores' emotion: the reference's 30 % heads, but at most 5 % of the model's heads."""
-        n_heads = min(round(0.3 * size), max(1, scores.values.heads.numel() // 20))
+        """The circuit of the scores' emotion: 30 % of its nodes heads, as the reference's, up to the recipe's bound."""
+        n_heads = min(round(0.3 * size), max(1, int(self.heads * scores.values.heads.numel())))
         return build_circuit(
             scores,
             influence,
@@ -64,7 +66,9 @@ class CircuitRecipe:
 def circuit_recipes() -> list[CircuitRecipe]:
     """The candidates for circuits."""
     first, *others = PLACES
-    return [CircuitRecipe(Quota(), *first), *(CircuitRecipe(GlobalTop(), *place) for place in (first, *others))]
+    builders = ((GlobalTop(), 0.05), (GlobalTop(), 0.125), (Quota(), 0.125))
+    recipes = [CircuitRecipe(builder, heads, *first) for builder, heads in builders]
+    return recipes + [CircuitRecipe(GlobalTop(), 0.125, *place) for place in others]
 
 
 def circuit_families(
@@ -79,6 +83,17 @@ def circuit_families(
 
     def family(held: Mapping[str, Circuit], where: Position) -> Family:
         return lambda emotion, strength: CircuitModulation(held, strength, where)
+
+    return {name: family(held, positions[name]) for name, held in circuits.items()}
+
+
+def removal_families(
+    circuits: Mapping[str, Mapping[str, Circuit]], positions: Mapping[str, Position]
+) -> dict[str, Family]:
+    """For each recipe, the circuit's contrast taken away from instructed runs; its strength is always 1."""
+
+    def family(held: Mapping[str, Circuit], where: Position) -> Family:
+        return lambda emotion, strength: CircuitRemoval(CircuitModulation(held, strength, where))
 
     return {name: family(held, positions[name]) for name, held in circuits.items()}
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from emotion_circuits.activations import Baseline, Contrast
 from emotion_circuits.attribution import DirectAttribution, HeadImportance, attribute_each, sublayer_influence
 from emotion_circuits.circuits import Circuit
 from emotion_circuits.control import (
@@ -18,7 +19,7 @@ from emotion_circuits.control import (
     calibrate,
 )
 from emotion_circuits.control.methods import PerEmotion
-from emotion_circuits.directions import fit_contrasts, fit_directions
+from emotion_circuits.directions import ConditionMeans, fit_directions
 from emotion_circuits.errors import DataError
 from emotion_circuits.evaluation import Comparison, evaluate, fluency, run_method
 from emotion_circuits.generation import generate
@@ -71,23 +72,19 @@ def directions(run: Run) -> None:
             run.model, accepted, run.emotions, batch_size=batch_size, seed=run.settings.seed
         ).save(path),
     )
+    fitted: dict[Baseline, dict[str, Contrast]] = {}
+
+    def save(path: Path, baseline: Baseline, emotion: str) -> None:
+        if not fitted:
+            means = ConditionMeans.measure(
+                run.model, accepted, run.replies(None), emotions=run.emotions, batch_size=batch_size
+            )
+            fitted.update({name: means.contrasts(name) for name in BASELINES})
+        fitted[baseline][emotion].save(path)
+
     for baseline in BASELINES:
-        fitted: dict[str, Any] = {}
-
-        def make(path: Path, emotion: str, baseline: Any = baseline, fitted: dict[str, Any] = fitted) -> None:
-            if not fitted:
-                fitted |= fit_contrasts(
-                    run.model,
-                    accepted,
-                    run.replies(None),
-                    emotions=run.emotions,
-                    baseline=baseline,
-                    batch_size=batch_size,
-                )
-            fitted[emotion].save(path)
-
         for emotion in run.emotions:
-            run.folder.unit(contrast_file(baseline, emotion), lambda path, e=emotion, make=make: make(path, e))
+            run.folder.unit(contrast_file(baseline, emotion), lambda path, b=baseline, e=emotion: save(path, b, e))
 
 
 def attribute(run: Run) -> None:
@@ -134,15 +131,17 @@ def circuit(run: Run) -> None:
 
     def choose(path: Path) -> None:
         positions: dict[str, Position] = {name: recipe.positions for name, recipe in recipes.items()}
+        circuits = candidates()
         families = {
-            "circuit": search.circuit_families(candidates(), positions),
+            "circuit": search.circuit_families(circuits, positions),
             "steering": search.steering_families(run.all_contrasts(), run.directions()),
         }
+        removals = {"circuit": search.removal_families(circuits, positions)}
         content: dict[str, Any] = {}
         for kind, held in families.items():
             result = calibrate(
                 run.model, held, run.validation, run.judge, run.emotions,
-                strengths=search.STRENGTHS, config=run.config(), batch_size=run.settings.batch_size,
+                removals=removals.get(kind), strengths=search.STRENGTHS, config=run.config(), batch_size=run.settings.batch_size,
             )  # fmt: skip
             content[kind] = {emotion: asdict(point) for emotion, point in result.chosen.items()}
             content[f"{kind} points"] = [asdict(point) for point in result.points]

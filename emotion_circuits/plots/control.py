@@ -69,26 +69,7 @@ def dose_response(frame: pd.DataFrame) -> go.Figure:
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.6, 0.4])
     for name in names:
         part = (table[table[key] == name] if key else table).sort_values("strength")
-        colour, marker, dash = _look(name, names, key)
-        x = values(part["strength"])
-        low, high = ([100 * v for v in part[c]] for c in ("low", "high"))
-        add_band(figure, x, low, high, colour, row=1, col=1)
-        common = {
-            "x": x, "mode": "lines+markers", "name": plain(name), "legendgroup": str(name),
-            "line": {"color": colour, "width": 2, "dash": dash}, "marker": {"symbol": marker, "size": 7},
-        }  # fmt: skip
-        figure.add_trace(
-            go.Scatter(
-                y=[100 * v for v in part["accuracy"]], showlegend=len(names) > 1,
-                hovertemplate="strength %{x}<br>accuracy %{y:.1f} %", **common,
-            ), row=1, col=1,
-        )  # fmt: skip
-        figure.add_trace(
-            go.Scatter(
-                y=values(part["perplexity"]), showlegend=False, hovertemplate="strength %{x}<br>perplexity %{y:.2f}",
-                **common,
-            ), row=2, col=1,
-        )  # fmt: skip
+        _dose_lines(figure, part, plain(name), _look(name, names, key), named=len(names) > 1)
     finish(
         figure, "How strong is strong enough?",
         "accuracy with 95 % intervals; perplexity under the unmodulated model", height=520,
@@ -117,24 +98,7 @@ def pareto(frame: pd.DataFrame) -> go.Figure:
         )
     )  # fmt: skip
     for method in methods:
-        part = table[table["method"] == method]
-        part = part.sort_values("strength") if "strength" in part else part
-        colour, marker, dash = _look(method, methods, "method")
-        accuracy = [100 * v for v in part["accuracy"]]
-        spread = None
-        if "low" in part and "high" in part:
-            spread = bars([100 * v for v in part["low"]], accuracy, [100 * v for v in part["high"]]) | {"color": colour}
-        labels = [f", strength {s:g}" for s in part["strength"]] if "strength" in part else [""] * len(part)
-        figure.add_trace(
-            go.Scatter(
-                x=values(part["perplexity"]), y=accuracy, error_y=spread, mode="lines+markers", name=plain(method),
-                line={"color": colour, "width": 1.5, "dash": dash}, text=labels,
-                marker={"symbol": marker, "size": 10, "color": colour},
-                hovertemplate=(
-                    f"<b>{plain(method)}</b>%{{text}}<br>accuracy %{{y:.1f}} %<br>perplexity %{{x:.2f}}<extra></extra>"
-                ),
-            )
-        )  # fmt: skip
+        figure.add_trace(_trade_off(table[table["method"] == method], plain(method), _look(method, methods, "method")))
     finish(
         figure, "What control costs", "up and left is better; perplexity under the unmodulated model",
         x="perplexity (log)", y="accuracy, %", height=440,
@@ -199,6 +163,39 @@ def _look(name: str, names: list[str], key: str | None) -> tuple[str, str, str]:
     return colour, MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)]
 
 
+def _dose_lines(figure: go.Figure, part: Any, name: str, look: tuple[str, str, str], *, named: bool) -> None:
+    """One line in each of the two panels of `dose_response`."""
+    colour, marker, dash = look
+    x = values(part["strength"])
+    low, high = ([100 * v for v in part[c]] for c in ("low", "high"))
+    add_band(figure, x, low, high, colour, row=1, col=1)
+    accuracy = [100 * v for v in part["accuracy"]]
+    panels = ((accuracy, "accuracy %{y:.1f} %"), (values(part["perplexity"]), "perplexity %{y:.2f}"))
+    for row, (y, shown) in enumerate(panels, 1):
+        figure.add_trace(
+            go.Scatter(
+                x=x, y=y, mode="lines+markers", name=name, legendgroup=name, showlegend=named and row == 1,
+                line={"color": colour, "width": 2, "dash": dash}, marker={"symbol": marker, "size": 7},
+                hovertemplate=f"{f'<b>{name}</b>, ' if named else ''}strength %{{x}}<br>{shown}<extra></extra>",
+            ), row=row, col=1,
+        )  # fmt: skip
+
+
+def _trade_off(part: Any, name: str, look: tuple[str, str, str]) -> go.Scatter:
+    """One method's points in `pareto`."""
+    colour, marker, dash = look
+    part = part.sort_values("strength") if "strength" in part else part
+    accuracy, spread = [100 * v for v in part["accuracy"]], None
+    if "low" in part and "high" in part:
+        spread = bars([100 * v for v in part["low"]], accuracy, [100 * v for v in part["high"]]) | {"color": colour}
+    labels = [f", strength {s:g}" for s in part["strength"]] if "strength" in part else [""] * len(part)
+    return go.Scatter(
+        x=values(part["perplexity"]), y=accuracy, error_y=spread, mode="lines+markers", name=name, text=labels,
+        line={"color": colour, "width": 1.5, "dash": dash}, marker={"symbol": marker, "size": 10, "color": colour},
+        hovertemplate=f"<b>{name}</b>%{{text}}<br>accuracy %{{y:.1f}} %<br>perplexity %{{x:.2f}}<extra></extra>",
+    )  # fmt: skip
+
+
 def _selections(figure: go.Figure, part: Any, ks: list[float], col: int) -> None:
     for selection, (colour, dash) in _SELECTIONS.items():
         held = part[part["selection"] == selection].sort_values("k")
@@ -240,7 +237,8 @@ def _front(frame: Any) -> tuple[list[float], list[float]]:
     """Points that no other beats in both: perplexity rising, accuracy rising."""
     x: list[float] = []
     y: list[float] = []
-    ordered = frame.sort_values(["perplexity", "accuracy"], ascending=[True, False])
+    known = frame.dropna(subset=["perplexity", "accuracy"])
+    ordered = known.sort_values(["perplexity", "accuracy"], ascending=[True, False])
     for perplexity, accuracy in zip(ordered["perplexity"], ordered["accuracy"], strict=True):
         if not y or 100 * accuracy > y[-1]:
             x.append(float(perplexity))

@@ -36,7 +36,7 @@ def direction_similarity(directions: EmotionDirections, emotion: str) -> go.Figu
         f"frame: the stable run, layer {stable[0]} to {stable[-1]}; from {directions.n_groups} groups",
         x="sublayer (layer: attention, then MLP)", y="sublayer", height=480,
     )  # fmt: skip
-    step = max(1, -(-directions.n_layers // 14))
+    step = max(1, -(-directions.n_layers // 9))
     ticks = {"tickvals": [2 * l for l in range(0, directions.n_layers, step)],
              "ticktext": [f"a{l}" for l in range(0, directions.n_layers, step)]}  # fmt: skip
     figure.update_xaxes(**ticks, constrain="domain")
@@ -137,8 +137,9 @@ def _series(frame: pd.DataFrame) -> tuple[list[Any], dict[str, list[Any]]]:
 
 
 def _cosines(cosines: np.ndarray, x: list[Any], y: list[Any], text: np.ndarray) -> go.Heatmap:
+    gap = 0.5 if len(cosines) <= 24 else 0
     return go.Heatmap(
-        z=cosines, x=x, y=y, zmin=-1, zmax=1, colorscale=diverging(), xgap=0.5, ygap=0.5, customdata=text,
+        z=cosines, x=x, y=y, zmin=-1, zmax=1, colorscale=diverging(), xgap=gap, ygap=gap, customdata=text,
         colorbar={"title": {"text": "cosine"}, "thickness": 12, "outlinewidth": 0, "len": 0.9},
         hovertemplate="%{customdata}<br>cosine %{z:.3f}<extra></extra>",
     )  # fmt: skip

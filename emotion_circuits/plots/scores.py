@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from emotion_circuits.attribution.influence import Influence
 from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.errors import NodeError
-from emotion_circuits.plots.frames import facet, values, zero_line
+from emotion_circuits.plots.frames import facet, zero_line
 from emotion_circuits.plots.themes import LIGHT, diverging, faded, finish, plain, style_of
 
 _MAX_POINTS = 500
@@ -46,7 +46,7 @@ def head_heatmap(attribution: Attribution) -> go.Figure:
         figure,
         f"Attention heads that write {_name(attribution)}",
         f"{_method(attribution)}; strongest L{layer}H{head}",
-        x="head", y="layer", height=min(1000, max(300, 150 + 30 * scores.shape[0])),
+        x="head", y="layer", height=min(720, max(300, 150 + 30 * scores.shape[0])),
     )  # fmt: skip
 
 
@@ -61,21 +61,12 @@ def neuron_long_tail(attribution: Attribution, *, labels: int = 6) -> go.Figure:
         NodeError: neurons were not scored.
     """
     _scored(attribution, "neuron")
-    table = attribution.values.to_frame()
-    table = table[table["kind"] == "neuron"].reset_index(drop=True)
-    spread = attribution.concentration()
-    colour, n = style_of(attribution.emotion).colour, len(table)
+    spread, colour = attribution.concentration(), style_of(attribution.emotion).colour
+    n = attribution.values.neurons.numel()
     ranks = np.unique(np.round(np.geomspace(1, n, min(n, _MAX_POINTS))).astype(int))
-    kept = table.iloc[ranks - 1]
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.09, row_heights=[0.62, 0.38])
-    figure.add_trace(
-        go.Scatter(
-            x=ranks, y=kept["value"].to_numpy(), mode="lines", line={"color": colour, "width": 2}, fill="tozeroy",
-            fillcolor=faded(colour, 0.12), text=kept["node"].tolist(), showlegend=False,
-            hovertemplate="<b>%{text}</b>, rank %{x}<br>score %{y:.4g}<extra></extra>",
-        ), row=1, col=1,
-    )  # fmt: skip
-    _label_best(figure, table.head(labels), colour)
+    figure.add_trace(_tail(*_ranked(attribution, ranks), ranks, colour), row=1, col=1)
+    _label_best(figure, *_ranked(attribution, np.arange(1, min(labels, n) + 1)), colour)
     figure.add_trace(
         go.Scatter(
             x=ranks, y=100 * spread.curve.numpy()[ranks - 1], mode="lines", line={"color": LIGHT.ink, "width": 1.6},
@@ -89,7 +80,7 @@ def neuron_long_tail(attribution: Attribution, *, labels: int = 6) -> go.Figure:
     finish(
         figure,
         f"Neurons that write {_name(attribution)}, ranked",
-        f"top 1 % ({one_percent} of {n:,}) hold {100 * spread.top_1_percent:.0f} % of the positive score; Gini "
+        f"top 1 % ({one_percent:,} of {n:,}) hold {100 * spread.top_1_percent:.0f} % of the positive score; Gini "
         f"{spread.gini:.2f}; half is held by {spread.n_for[50]:,}",
         height=480,
     )
@@ -161,13 +152,30 @@ def _discrete(figure: go.Figure, n_x: int, n_y: int) -> None:
     figure.update_yaxes(dtick=max(1, -(-n_y // 16)))
 
 
-def _label_best(figure: go.Figure, best, colour: str) -> None:
+def _ranked(attribution: Attribution, ranks: np.ndarray) -> tuple[list[str], list[float]]:
+    """Names and scores of the neurons at some ranks (1 is the best); a large model has too many to name all."""
+    flat = attribution.values.neurons.float().cpu().flatten()
+    held, order = flat.sort(descending=True, stable=True)
+    width = attribution.values.neurons.shape[1]
+    chosen = [int(order[rank - 1]) for rank in ranks]
+    return [f"L{i // width}N{i % width}" for i in chosen], [float(held[rank - 1]) for rank in ranks]
+
+
+def _tail(names: list[str], scores: list[float], ranks: np.ndarray, colour: str) -> go.Scatter:
+    """The curve of scores over ranks."""
+    return go.Scatter(
+        x=ranks, y=scores, mode="lines", line={"color": colour, "width": 2}, fill="tozeroy",
+        fillcolor=faded(colour, 0.12), text=names, showlegend=False,
+        hovertemplate="<b>%{text}</b>, rank %{x}<br>score %{y:.4g}<extra></extra>",
+    )  # fmt: skip
+
+
+def _label_best(figure: go.Figure, names: list[str], scores: list[float], colour: str) -> None:
     """The best neurons as marks, with their names where these do not run into each other."""
     figure.add_trace(
         go.Scatter(
-            x=list(range(1, len(best) + 1)), y=best["value"].to_numpy(), mode="markers+text",
-            text=_spaced_names(values(best["node"]), values(best["value"])), textposition="top right",
-            textfont={"size": 11, "color": LIGHT.ink}, cliponaxis=False, customdata=values(best["node"]),
+            x=list(range(1, len(names) + 1)), y=scores, mode="markers+text", text=_spaced_names(names, scores),
+            textposition="top right", textfont={"size": 11, "color": LIGHT.ink}, cliponaxis=False, customdata=names,
             marker={"color": colour, "size": 7}, showlegend=False,
             hovertemplate="<b>%{customdata}</b>, rank %{x}<br>score %{y:.4g}<extra></extra>",
         ), row=1, col=1,

@@ -8,8 +8,8 @@ Themes      ``light`` (the default), ``dark`` and ``paper``: serif, 8-point text
 
 Example:
     >>> from emotion_circuits import plots
-    >>> plots.theme("paper").width(columns=1)
-    316.8
+    >>> round(plots.theme("paper").width(columns=1) / 96, 2)  # inches
+    3.3
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ class Share:
 
 def share_of(row: Any, low: str = "low", high: str = "high") -> Share:
     """The share in one row of an accuracy table."""
-    return Share(100 * row["accuracy"], 100 * row[low], 100 * row[high], int(row["n"]), int(row["unscored"]))
+    value, low_end, high_end = (float(100 * row[column]) for column in ("accuracy", low, high))
+    return Share(value, low_end, high_end, int(row["n"]), int(row["unscored"]))
 
 
 def method_rows(comparison: Comparison) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from emotion_circuits.report import tables
 from emotion_circuits.report.data import ReportData
 from emotion_circuits.report.figures import all_figures
 from emotion_circuits.report.headline import headline
-from emotion_circuits.report.replies import n_items, sample_replies
+from emotion_circuits.report.replies import MAX_ITEMS, n_items, sample_replies
 
 _PACKAGE = "emotion_circuits.report"
 
@@ -66,7 +66,7 @@ def _results(run: ReportData) -> dict[str, Any]:
     emotions = _emotions(run)
     return {
         "comparisons": _comparisons(run), "replies": sample_replies(run.comparison),
-        "n_items": n_items(run.comparison), "methods": list(run.comparison.evaluations),
+        "n_items": n_items(run.comparison), "n_shown": MAX_ITEMS, "methods": list(run.comparison.evaluations),
         "judge": next(iter(run.comparison.evaluations.values()), None),
         "nodes": {e: tables.node_rows(c) for e, c in run.circuits.items()},
         "summaries": {e: tables.layer_summary(c) for e, c in run.circuits.items()},

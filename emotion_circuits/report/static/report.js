@@ -68,8 +68,11 @@
       own.forEach((panel) => { panel.hidden = panel.dataset.emotion !== emotion; });
     });
     choices.forEach((input) => { if (input.value === emotion) input.checked = true; });
-    // A figure that was hidden while the window changed has the old size.
-    plots.filter((plot) => plot.dataset.drawn && plot.offsetParent).forEach((plot) => Plotly.Plots.resize(plot));
+    // What was hidden is drawn now; what was drawn before may have the size of an older window.
+    plots.filter((plot) => plot.offsetParent && plot.closest("[data-emotion]")).forEach((plot) => {
+      if (plot.dataset.drawn) Plotly.Plots.resize(plot);
+      else draw(plot);
+    });
     filterReplies();
     filterNodes();
   }
