@@ -64,11 +64,11 @@ def run(n_pairs: int):
 
     mine, theirs, scores, slow = paired(own, rival, n_pairs)
     fast = torch.stack([torch.stack([scores[e].values.heads[l, h] for l, h in heads]) for e in targets])
-    ratio, error = median_ratio([t * EVERY for t in theirs], mine), relative(fast, slow)
+    (ratio, ratios), error = median_ratio([t * EVERY for t in theirs], mine), relative(fast, slow)
     yield Comparison(
         "head_table", ratio, "rival / own", ">= 100, equal to 1e-4", ratio >= 100 and error <= 1e-4, error,
         {
-            "model": repr(model), "prompts": "12 of 80 tokens, 6 emotions",
+            "ratios": ratios, "model": repr(model), "prompts": "12 of 80 tokens, 6 emotions",
             "own, all 672 heads": spread(mine), f"rival, {len(heads)} of 672 heads": spread(theirs),
             "rival, all heads": f"{len(heads)} evenly spaced heads timed, times {EVERY}; clean passes not counted",
         },

@@ -61,11 +61,11 @@ def run(n_pairs: int):
 
     mine, theirs, fast, slow = paired(own, rival, n_pairs)
     found = torch.stack([fast.by_strength[k, s, l, e] for s, l, k, e in pushes])
-    ratio, error = median_ratio([t * EVERY for t in theirs], mine), relative(found, slow)
+    (ratio, ratios), error = median_ratio([t * EVERY for t in theirs], mine), relative(found, slow)
     yield Comparison(
         "influence_table", ratio, "rival / own", ">= 40, equal to 1e-5", ratio >= 40 and error <= 1e-5, error,
         {
-            "model": repr(model), "prompts": "8 of 80 tokens",
+            "ratios": ratios, "model": repr(model), "prompts": "8 of 80 tokens",
             "own, all 1344 pushes": spread(mine), f"rival, {len(pushes)} of 1344 pushes": spread(theirs),
             "rival, all pushes": f"{len(pushes)} evenly spaced pushes timed, times {EVERY}",
         },

@@ -10,9 +10,9 @@ from emotion_circuits.attribution import DirectAttribution, attribute_each
 
 
 def run(n_pairs: int):
-    """48 prompts of 80 tokens in batches of 24."""
+    """24 prompts of 80 tokens in one batch."""
     model = models.random_model()
-    prompts, targets = models.prompts(48, 80), models.random_directions(model).targets()
+    prompts, targets = models.prompts(24, 80), models.random_directions(model).targets()
     batches = list(model.batches(prompts, 24))
 
     def plain() -> None:
@@ -23,12 +23,12 @@ def run(n_pairs: int):
     def own() -> dict:
         return attribute_each(model, prompts, targets, DirectAttribution(), batch_size=24)
 
-    mine, theirs, _, _ = paired(own, plain, n_pairs)
-    ratio = median_ratio(mine, theirs)
+    mine, theirs, _, _ = paired(own, plain, 3 * n_pairs)
+    ratio, ratios = median_ratio(mine, theirs)
     yield Comparison(
         "neuron_scores", ratio, "own / plain forward", "<= 1.15", ratio <= 1.15, None,
         {
-            "model": repr(model), "prompts": "48 of 80 tokens, 6 emotions", "own": spread(mine),
+            "ratios": ratios, "model": repr(model), "prompts": "24 of 80 tokens, 6 emotions", "own": spread(mine),
             "plain forward, logits of the last token only": spread(theirs),
         },
     )  # fmt: skip

@@ -55,11 +55,11 @@ def run(n_pairs: int):
 
     mine, theirs, scores, slow = paired(own, rival, n_pairs)
     fast = torch.stack([scores.values.heads[l, h] for l, h in cells])
-    ratio, error = median_ratio([t * EVERY for t in theirs], mine), relative(fast, slow.flatten())
+    (ratio, ratios), error = median_ratio([t * EVERY for t in theirs], mine), relative(fast, slow.flatten())
     yield Comparison(
         "patching", ratio, "rival / own", ">= 30", ratio >= 30 and error <= 1e-4, error,
         {
-            "model": repr(model), "prompts": "8 of 80 tokens",
+            "ratios": ratios, "model": repr(model), "prompts": "8 of 80 tokens",
             "own, all 672 heads": spread(mine), f"TransformerLens, {len(cells)} of 672 heads": spread(theirs),
             "TransformerLens, all heads": f"{len(cells)} evenly spaced heads timed, times {EVERY}",
         },

@@ -50,12 +50,23 @@ class Comparison:
         (RESULTS / f"{self.name}.json").write_text(json.dumps(asdict(self) | {"machine": machine()}, indent=2) + "\n")
 
 
-def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Wall time of one run, and its result."""
+@dataclass(frozen=True)
+class Time:
+    """How long one run took: on the clock, and on the processors (all threads), in seconds."""
+
+    clock: float
+    processor: float
+
+    def __mul__(self, factor: float) -> Time:
+        return Time(self.clock * factor, self.processor * factor)
+
+
+def timed(work: Callable[[], Any]) -> tuple[Time, Any]:
+    """The time of one run, and its result."""
     gc.collect()
-    start = time.perf_counter()
+    clock, processor = time.perf_counter(), time.process_time()
     result = work()
-    return time.perf_counter() - start, result
+    return Time(time.perf_counter() - clock, time.process_time() - processor), result
 
 
 def paired(own: Callable[[], Any], rival: Callable[[], Any], n_pairs: int):
@@ -65,23 +76,30 @@ def paired(own: Callable[[], Any], rival: Callable[[], Any], n_pairs: int):
         Own times, the rival's times, own result, the rival's result.
     """
     own()
-    times: tuple[list[float], list[float]] = ([], [])
+    times: tuple[list[Time], list[Time]] = ([], [])
     held: list[Any] = [None, None]
     for pair in range(n_pairs):
         for which in (0, 1) if pair % 2 == 0 else (1, 0):
-            taken, held[which] = seconds((own, rival)[which])
+            taken, held[which] = timed((own, rival)[which])
             times[which].append(taken)
     return *times, *held
 
 
-def median_ratio(above: list[float], below: list[float]) -> float:
-    """Median over pairs of above / below."""
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+def median_ratio(above: list[Time], below: list[Time]) -> tuple[float, str]:
+    """Median over pairs of above / below on the clock; and both ratios with their range, for reading."""
+    clock = [a.clock / b.clock for a, b in zip(above, below, strict=True)]
+    processor = [a.processor / b.processor for a, b in zip(above, below, strict=True)]
+    text = (
+        f"clock {statistics.median(clock):.3g} ({min(clock):.3g} to {max(clock):.3g}), processor "
+        f"{statistics.median(processor):.3g} ({min(processor):.3g} to {max(processor):.3g}), n = {len(clock)} pairs"
+    )
+    return statistics.median(clock), text
 
 
-def spread(times: list[float]) -> str:
-    """Median, least and most, for reading."""
-    return f"{statistics.median(times):.4g} s ({min(times):.4g} to {max(times):.4g}, n = {len(times)})"
+def spread(times: list[Time]) -> str:
+    """Median, least and most on the clock, for reading."""
+    clock = [t.clock for t in times]
+    return f"{statistics.median(clock):.4g} s ({min(clock):.4g} to {max(clock):.4g})"
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:

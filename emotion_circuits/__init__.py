@@ -58,7 +58,26 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(  # pyright: ignore[reportUns
             "sublayer_influence",
             "Influence",
         ],
-        "circuits": ["build_circuit", "Circuit", "allocate_quota", "Quota", "GlobalTop", "Threshold"],
+        "circuits": [
+            "build_circuit",
+            "Circuit",
+            "allocate_quota",
+            "Quota",
+            "GlobalTop",
+            "Threshold",
+            "compare_circuits",
+            "overlap",
+            "mix",
+            "faithfulness",
+            "completeness",
+            "minimality",
+            "circuit_curves",
+            "circuit_areas",
+            "circuit_edges",
+            "specificity",
+            "smallest_circuit",
+            "stability",
+        ],
         "generation": ["generate", "GenerationConfig"],
         "control": [
             "calibrate",
@@ -71,6 +90,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(  # pyright: ignore[reportUns
             "SteeringVector",
         ],
         "evaluation": ["evaluate", "Evaluation", "compare", "Comparison", "fluency"],
+        "interop": ["bake"],
         "evaluation.judges": ["Score", "LexiconJudge"],
     },
 )
@@ -94,7 +114,26 @@ if TYPE_CHECKING:
         sublayer_influence,
         validation_curves,
     )  # fmt: skip
-    from emotion_circuits.circuits import Circuit, GlobalTop, Quota, Threshold, allocate_quota, build_circuit
+    from emotion_circuits.circuits import (
+        Circuit,
+        GlobalTop,
+        Quota,
+        Threshold,
+        allocate_quota,
+        build_circuit,
+        circuit_areas,
+        circuit_curves,
+        circuit_edges,
+        compare_circuits,
+        completeness,
+        faithfulness,
+        minimality,
+        mix,
+        overlap,
+        smallest_circuit,
+        specificity,
+        stability,
+    )
     from emotion_circuits.control import (
         CircuitModulation,
         CircuitRemoval,
@@ -111,6 +150,7 @@ if TYPE_CHECKING:
     from emotion_circuits.evaluation import Comparison, Evaluation, compare, evaluate, fluency
     from emotion_circuits.evaluation.judges import LexiconJudge, Score
     from emotion_circuits.generation import GenerationConfig, generate
+    from emotion_circuits.interop import bake
     from emotion_circuits.interventions import (
         Clamp,
         CounterfactualPatch,

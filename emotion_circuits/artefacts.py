@@ -19,6 +19,7 @@ from torch import Tensor
 from emotion_circuits.errors import ArtefactError
 
 _VERSION = 1
+_HEADER = "emotion_circuits"
 
 
 @contextmanager
@@ -54,7 +55,9 @@ def save(path: str | Path, kind: str, tensors: Mapping[str, Tensor | None], meta
     from safetensors.torch import save_file
 
     held = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items() if tensor is not None}
-    header = {"schema": f"emotion_circuits.{kind}/{_VERSION}", "meta": json.dumps(dict(meta), ensure_ascii=False)}
+    content = {"schema": f"emotion_circuits.{kind}/{_VERSION}", "meta": dict(meta)}
+    # One entry only: safetensors writes several in random order, and equal results must be equal files.
+    header = {_HEADER: json.dumps(content, ensure_ascii=False)}
     with replacing(path) as temporary:
         try:
             save_file(held, temporary, metadata=header)
@@ -73,11 +76,11 @@ def load(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
     wanted = f"emotion_circuits.{kind}/{_VERSION}"
     try:
         with safe_open(str(path), framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("schema") != wanted:
-                raise ArtefactError(f"{path} holds {header.get('schema', 'no known schema')!r}, expected {wanted!r}")
+            content = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+            if content.get("schema") != wanted:
+                raise ArtefactError(f"{path} holds {content.get('schema', 'no known schema')!r}, expected {wanted!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        return tensors, json.loads(header["meta"])
+        return tensors, content["meta"]
     except ArtefactError:
         raise
     except Exception as error:  # safetensors' own errors, OSError, JSON, KeyError: the file is not usable

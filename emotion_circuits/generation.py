@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig as HFGenerationConfig
 from transformers import (
     Cache,
     LogitsProcessor,
@@ -28,6 +27,7 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
     TopPLogitsWarper,
 )
+from transformers import GenerationConfig as HFGenerationConfig
 
 from emotion_circuits.data.prompts import Prompt, as_prompts
 from emotion_circuits.errors import PatchError
@@ -155,9 +155,7 @@ def shared_prefix(model: HookedModel, batch: TokenBatch) -> Cache | None:
 
 
 @torch.no_grad()
-def _decode(
-    model: HookedModel, batch: TokenBatch, config: GenerationConfig, prefix: Cache | None
-) -> list[list[int]]:
+def _decode(model: HookedModel, batch: TokenBatch, config: GenerationConfig, prefix: Cache | None) -> list[list[int]]:
     settings = HFGenerationConfig(
         max_new_tokens=config.max_new_tokens,
         min_new_tokens=config.min_new_tokens or None,

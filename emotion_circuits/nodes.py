@@ -120,7 +120,7 @@ class NodeSet:
         """Heads in the set."""
         return int(self.heads.sum())
 
-    def random_like(self, seed: int = 0, *, within: NodeSet | None = None) -> NodeSet:
+    def random_like(self, seed: int = 0, *, within: NodeSet | None = None, match_layers: bool = True) -> NodeSet:
         """A uniformly random set with as many neurons and heads in every layer as this one.
 
         Matching layer by layer is the strict control: where in the model the nodes sit is not what differs.
@@ -128,13 +128,19 @@ class NodeSet:
         Args:
             seed: draws with the same seed are the same set.
             within: draw from these nodes only; all by default.
+            match_layers: without it only the totals are matched.
 
         Raises:
-            NodeError: ``within`` has too few nodes in a layer.
+            NodeError: ``within`` has too few nodes, in a layer or in all.
         """
         generator = torch.Generator().manual_seed(seed)
 
         def draw(mask: Tensor, pool: Tensor) -> Tensor:
+            if not match_layers:
+                return draw_rows(mask.reshape(1, -1), pool.reshape(1, -1)).view_as(mask)
+            return draw_rows(mask, pool)
+
+        def draw_rows(mask: Tensor, pool: Tensor) -> Tensor:
             short = (mask.sum(dim=1) > pool.sum(dim=1)).nonzero().flatten().tolist()
             if short:
                 raise NodeError(

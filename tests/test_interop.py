@@ -1,4 +1,4 @@
-"""The reference's files, graphs and control vectors: right figures from right files, and nothing run from wrong ones."""
+"""The reference's files, graphs and control vectors: right figures from right files, nothing run from wrong ones."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_tables_by_hand(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (HEADS[: len(HEADS) - 12], "lacks 1 of 6 heads"),
+        (HEADS[: len(HEADS) - 14], "lacks 1 of 6 heads"),
         (HEADS.replace("1,2,", "1,3,"), "line 7: 3 is outside 0 to 2"),
         (HEADS.replace("1.2", "much"), "line 7: could not convert"),
         (HEADS.replace("mean_importance", "value"), "no column 'mean_importance'"),
@@ -262,8 +262,8 @@ def test_graph(circuit, tmp_path) -> None:
     assert graph.nodes["L0 mlp"]["influence"] == pytest.approx(0.2)
     assert graph.edges["L1H0", "L1 attention"]["relation"] == "member"
     assert graph.edges["L0H2", "L0N4"] == {"relation": "direct", "weight": -0.5}
-    chain = [(a, b) for a, b, d in graph.edges(data=True) if d["relation"] == "residual"]
-    assert chain == [("L0 attention", "L0 mlp"), ("L0 mlp", "L1 attention")]
+    chain = {(a, b) for a, b, d in graph.edges(data=True) if d["relation"] == "residual"}
+    assert chain == {("L0 attention", "L0 mlp"), ("L0 mlp", "L1 attention")}
     write_graphml(circuit, tmp_path / "c.graphml", edges)
     again = networkx.read_graphml(tmp_path / "c.graphml")
     assert (set(again.nodes), set(again.edges)) == (set(graph.nodes), set(graph.edges))

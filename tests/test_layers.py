@@ -20,8 +20,8 @@ LEVELS = {
     "nodes": 1, "activations": 1, "interventions": 1, "data": 1, "replies": 1, "provenance": 1,
     "model": 2, "demo": 2,
     "elicitation": 3, "directions": 3, "targets": 3, "measurement": 3, "attribution": 3, "generation": 3,
-    "evaluation.judges": 3,
-    "circuits": 4, "control": 4, "evaluation": 4,
+    "evaluation.judges": 3, "planted": 3,
+    "circuits": 4, "control": 4, "evaluation": 4, "benchmark": 4,
     "cli": 5, "__main__": 5, "pipeline": 5, "report": 5, "explorer": 5, "plots": 5, "io": 5, "interop": 5, "probe": 5,
 }  # fmt: skip
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

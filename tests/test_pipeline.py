@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from emotion_circuits.errors import ArtefactError, RunError
-from emotion_circuits.pipeline import STAGES, Settings, comparison, run_pipeline
+from emotion_circuits.pipeline import STAGES, Settings, comparison, run_pipeline, search
 from emotion_circuits.pipeline.folder import RunFolder, open_run
 
+search.STRENGTHS, search.PLACES = (0.7, 1.0), search.PLACES[:1]  # a small search is enough here
 SMALL = Settings(emotions=("anger", "happiness"), limit=4, max_new_tokens=24, temperature=None, size=60)
 
 
@@ -142,7 +143,8 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(
 def test_a_run_killed_in_every_stage_ends_with_the_same_files(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     program = (
-        "import sys; from emotion_circuits.pipeline import *;"
+        "import sys; from emotion_circuits.pipeline import *; from emotion_circuits.pipeline import search;"
+        "search.STRENGTHS, search.PLACES = (0.7, 1.0), search.PLACES[:1];"
         "run_pipeline(Settings(emotions=('anger','happiness'), limit=4, max_new_tokens=24, temperature=None, size=60),"
         "sys.argv[1], on_stage=lambda s: print('stage', s, flush=True))"
     )

@@ -1,8 +1,47 @@
 """Circuits: sets of nodes with the evidence that they make an emotion."""
 
+from emotion_circuits.circuits.areas import CircuitAreas, circuit_areas
 from emotion_circuits.circuits.build import build_circuit
 from emotion_circuits.circuits.builders import Builder, GlobalTop, Quota, Threshold
 from emotion_circuits.circuits.circuit import Circuit
+from emotion_circuits.circuits.compare import CircuitComparison, compare_circuits, mix, overlap
+from emotion_circuits.circuits.edges import circuit_edges, groups_of
+from emotion_circuits.circuits.metrics import (
+    CircuitScore,
+    circuit_curves,
+    completeness,
+    faithfulness,
+    minimality,
+    specificity,
+)
+from emotion_circuits.circuits.pruning import SmallestCircuit, smallest_circuit
 from emotion_circuits.circuits.quota import allocate_quota
+from emotion_circuits.circuits.stability import Stability, stability
 
-__all__ = ["Builder", "Circuit", "GlobalTop", "Quota", "Threshold", "allocate_quota", "build_circuit"]
+__all__ = [
+    "Builder",
+    "Circuit",
+    "CircuitAreas",
+    "CircuitComparison",
+    "CircuitScore",
+    "GlobalTop",
+    "Quota",
+    "SmallestCircuit",
+    "Stability",
+    "Threshold",
+    "allocate_quota",
+    "build_circuit",
+    "circuit_areas",
+    "circuit_curves",
+    "circuit_edges",
+    "compare_circuits",
+    "completeness",
+    "faithfulness",
+    "groups_of",
+    "minimality",
+    "mix",
+    "overlap",
+    "smallest_circuit",
+    "specificity",
+    "stability",
+]

@@ -16,11 +16,14 @@ from emotion_circuits import artefacts
 from emotion_circuits.activations import Activations, Contrast
 from emotion_circuits.errors import ArtefactError
 from emotion_circuits.nodes import HasDims, NodeSet, NodeValues
-from emotion_circuits.types import ModelDims
+from emotion_circuits.types import ModelDims, NodeKind
 
 if TYPE_CHECKING:
     import networkx as nx
     import pandas as pd
+
+
+KINDS: tuple[NodeKind, ...] = ("neuron", "head")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +62,17 @@ class Circuit:
         return replace(self, nodes=nodes)
 
     def random_like(self, seed: int = 0) -> Circuit:
-        """A control: as many random nodes of each kind in each layer, with their own part of the same contrast."""
-        return self.with_nodes(self.nodes.random_like(seed))
+        """A control: as many other nodes of each kind, with their own part of the same contrast.
+
+        They lie in the circuit's own layers, unless a layer has not enough nodes of a kind outside the circuit; then
+        that kind is drawn from the whole model.
+        """
+        others, drawn = ~self.nodes, self.nodes - self.nodes
+        for kind in KINDS:
+            mine = self.nodes.only(kind)
+            room = others.mask(kind).sum(dim=1) >= mine.mask(kind).sum(dim=1)
+            drawn = drawn | mine.random_like(seed, within=others, match_layers=bool(room.all()))
+        return self.with_nodes(drawn)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per node, best first: ``node, kind, layer, index, score, norm`` (norm of what is added there)."""
@@ -106,23 +118,18 @@ class Circuit:
         import networkx as nx
 
         graph = nx.DiGraph(emotion=self.emotion, model=str(self.provenance.get("model", "")))
-        used = set()
-        for row in self.to_frame().rename(columns={"index": "place"}).itertuples(index=False):
-            sublayer = (int(row.layer), 0 if row.kind == "head" else 1)
-            graph.add_node(
-                row.node, kind=row.kind, layer=int(row.layer), index=int(row.place), score=float(row.score),
-                norm=float(row.norm),
-            )  # fmt: skip
-            graph.add_edge(row.node, _sublayer(*sublayer), relation="member")
-            used.add(sublayer)
-        chain = sorted(used)
-        for layer, s in chain:
-            influence = float("nan") if self.influence is None else float(self.influence[s, layer])
-            graph.add_node(_sublayer(layer, s), kind="sublayer", layer=layer, influence=influence)
+        for row in self.to_frame().to_dict("records"):
+            name, held = row.pop("node"), {**row, "layer": int(row["layer"]), "index": int(row["index"])}
+            graph.add_node(name, **held)
+            graph.add_edge(name, _sublayer(held["layer"], row["kind"] == "neuron"), relation="member")
+        chain = sorted({(node.layer, node.kind == "neuron") for node in self.nodes})
+        for layer, mlp in chain:
+            influence = float("nan") if self.influence is None else float(self.influence[int(mlp), layer])
+            graph.add_node(_sublayer(layer, mlp), kind="sublayer", layer=layer, influence=influence)
         for lower, upper in pairwise(chain):
             graph.add_edge(_sublayer(*lower), _sublayer(*upper), relation="residual")
-        for row in () if edges is None else edges.itertuples(index=False):
-            graph.add_edge(row.source, row.target, relation="direct", weight=float(row.effect))  # type: ignore[attr-defined]
+        for row in [] if edges is None else edges.to_dict("records"):
+            graph.add_edge(row["source"], row["target"], relation="direct", weight=float(row["effect"]))
         return graph
 
     def save(self, path: str | Path) -> None:
@@ -195,8 +202,8 @@ class Circuit:
         )
 
 
-def _sublayer(layer: int, which: int) -> str:
-    return f"L{layer} {('attention', 'mlp')[which]}"
+def _sublayer(layer: int, mlp: bool) -> str:
+    return f"L{layer} {'mlp' if mlp else 'attention'}"
 
 
 def _contrast(emotion: str, baseline: Any, tensors: Mapping[str, Tensor]) -> Contrast | None:

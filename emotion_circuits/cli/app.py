@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from emotion_circuits import __version__
+from emotion_circuits.cli import circuits, output
 from emotion_circuits.cli import options as o
-from emotion_circuits.cli import output
 
 app = typer.Typer(
     name="emotion-circuits",
@@ -20,15 +20,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(no_args_is_help=True, help="Look at scenario files.")
+benchmark_app = typer.Typer(no_args_is_help=True, help="Measure methods against known truth.")
 circuit_app = typer.Typer(invoke_without_command=True)
 app.add_typer(data_app, name="data")
+app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(circuit_app, name="circuit", help="Build and calibrate circuits; or look at saved ones.")
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         output.console.print(__version__, highlight=False)
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -113,6 +116,8 @@ def _with_context(group, command):
     return group
 
 
+circuits.register(circuit_app, app)
+
 _stage_command("run", "The whole pipeline, from scenarios to a report.", until="report")
 _stage_command("elicit", "Ask for each emotion by instruction.")
 _stage_command("judge", "Judge the elicited replies.")
@@ -142,6 +147,21 @@ def check(
         result = wrapped.check()
     output.print_frame(result.to_frame(), f"check of {model}", as_json=json)
     raise typer.Exit(0 if result.ok else 1)
+
+
+@benchmark_app.command("discovery")
+def benchmark_discovery(
+    grid: Annotated[
+        str, typer.Option(help="'development', or 'final', which is meant to be run once.")
+    ] = "development",
+    json: o.Json = False,
+) -> None:
+    """How well each attribution method finds nodes that are known to be true, on models with planted circuits."""
+    from emotion_circuits.benchmark import discovery, summary
+
+    with output.progress_bars(json):
+        frame = discovery(grid)
+    output.print_frame(summary(frame, by=("half",)), f"planted circuits, {grid} grid", as_json=json)
 
 
 @data_app.command("check")

@@ -52,7 +52,8 @@ class Given:
         if from_folder and (out / "manifest.json").exists():
             base = read_manifest(out)["settings"]
             base["emotions"] = tuple(base["emotions"])
-        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) not in (None, False)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {name: value for name, value in values.items() if value is not None and value is not False}
         if "emotions" in given:
             given["emotions"] = tuple(label.strip() for label in given["emotions"].split(",") if label.strip())
         return Settings(**(base | given))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -54,37 +55,42 @@ def print_frame(frame: pd.DataFrame, title: str, *, as_json: bool = False) -> No
 
 def print_comparison(comparison: Comparison, title: str) -> None:
     """The tables that a run ends with: accuracy with intervals, fluency and topic; then accuracy by emotion."""
-    methods = Table(title=title, title_justify="left")
-    for column in ("method", "accuracy, %", "95 % interval", "neutral", "unscored", "perplexity", "on topic"):
+    methods = Table(title=title, title_justify="left", **_TIGHT)
+    for column in ("method", "accuracy [95 %]", "neutral", "unscored", "ppl", "topic"):
         methods.add_column(column, justify="left" if column == "method" else "right")
     for row in comparison.table().to_dict("records"):
-        interval = f"{_percent(row['low'])} to {_percent(row['high'])}"
+        accuracy = f"{_percent(row['accuracy'])} [{_percent(row['low'])}, {_percent(row['high'])}]"
         methods.add_row(
-            str(row["method"]), _percent(row["accuracy"]), interval, _percent(row["neutral"]), str(row["unscored"]),
+            str(row["method"]), accuracy, _percent(row["neutral"]), str(row["unscored"]),
             f"{row['perplexity']:.2f}", _percent(row["on_topic"]),
         )  # fmt: skip
     console.print(methods)
     by_emotion = comparison.by_emotion()
     emotions = [e for e in dict.fromkeys(by_emotion["emotion"]) if e != "overall"]
-    each = Table(title="accuracy by emotion, %", title_justify="left", caption=_CAPTION, caption_justify="left")
+    each = Table(title="accuracy by emotion, %", title_justify="left", **_TIGHT)
     for column in ("method", *emotions):
         each.add_column(column, justify="left" if column == "method" else "right")
     for method, part in by_emotion.groupby("method", sort=False):
         values = dict(zip(part["emotion"], part["accuracy"], strict=True))
         each.add_row(str(method), *(_percent(values[e]) for e in emotions))
     console.print(each)
+    console.print(_EXPLANATION, style="dim", highlight=False)
 
 
-_CAPTION = (
-    "Strict question, share of scored replies, Wilson intervals. Perplexity under the unmodulated\n"
-    "model, after the prompt that asks for the emotion. On topic: mentions the scenario."
-)
+# The tables fit into 80 columns.
+_TIGHT: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1), "pad_edge": False, "collapse_padding": True}
+_EXPLANATION = """\
+accuracy: share of scored replies in %, strict question, Wilson interval.
+ppl: perplexity under the unmodulated model, after the prompt that asks for
+the emotion. topic: share of replies that mention their scenario."""
 
 
 def comparison_json(comparison: Comparison) -> str:
     """Both tables as JSON."""
     tables = {"methods": comparison.table(), "by_emotion": comparison.by_emotion()}
-    return json.dumps({name: json.loads(frame.to_json(orient="records") or "[]") for name, frame in tables.items()}, indent=2)
+    return json.dumps(
+        {name: json.loads(frame.to_json(orient="records") or "[]") for name, frame in tables.items()}, indent=2
+    )
 
 
 def _percent(value: Any) -> str:

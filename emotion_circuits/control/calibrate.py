@@ -6,7 +6,7 @@ Strength decides everything: too little and the reply stays neutral, too much an
 2. between the best point and its neighbours, add the midpoints;
 3. run the best point of each of the best few candidates on all validation items;
 4. among the points whose text stays fluent and on topic, take the most accurate; of equals, the one that is most
-   needed (whose removal leaves least of instructed replies), and then the weakest.
+   needed (whose removal hurts instructed replies more than removing random nodes does), and then the weakest.
 
 The whole dose-response curve is kept. Test items are never looked at.
 """
@@ -68,6 +68,7 @@ class Point:
         on_topic: share of replies that mention their scenario.
         regime: ``too weak``, ``controlled`` or ``degenerate``.
         removed: accuracy of instructed replies from which the candidate was taken away; None where not tried.
+        control: the same for its control, random nodes of the same make-up.
     """
 
     emotion: str
@@ -79,11 +80,12 @@ class Point:
     on_topic: float
     regime: str
     removed: float | None = None
+    control: float | None = None
 
     @property
     def rank(self) -> tuple:
         """Sorts points from best to worst."""
-        needed = 1.0 if self.removed is None else self.removed
+        needed = 0.0 if self.removed is None or self.control is None else self.removed - self.control
         broken = self.regime == "degenerate"
         return (broken, -round(self.accuracy, 6), needed, self.strength, self.perplexity_ratio)
 
@@ -116,10 +118,10 @@ def calibrate(
     judge: Judge,
     emotions: Sequence[str] = EKMAN,
     *,
-    removals: Mapping[str, Family] | None = None,
+    removals: Mapping[str, tuple[Family, Family]] | None = None,
     strengths: Sequence[float] = STRENGTHS,
     bounds: Bounds | None = None,
-    finalists: int = 3,
+    finalists: int = 4,
     config: GenerationConfig | None = None,
     batch_size: int | None = None,
 ) -> Calibration:
@@ -131,7 +133,8 @@ def calibrate(
         data: validation items; never the test items.
         judge: asked the strict question.
         emotions: the emotions.
-        removals: for a candidate, what takes it away from instructed runs; breaks ties between candidates.
+        removals: for a candidate, what takes it away from instructed runs, and what takes its control away; breaks
+            ties between candidates.
         strengths: coarse grid.
         bounds: what a point must keep.
         finalists: candidates that are run on all items.
@@ -154,7 +157,9 @@ def calibrate(
         last = {emotion: _best_of_each(points)[:finalists] for emotion, points in tested.items()}
         final = run([(p.candidate, e, p.strength) for e, points in last.items() for p in points], everything)
         if removals:
-            final = [replace(p, removed=run.removed(removals[p.candidate], p, few)) for p in final]
+            for i, point in enumerate(final):
+                removed, control = (run.removed(family, point, few) for family in removals[point.candidate])
+                final[i] = replace(point, removed=removed, control=control)
         advance(1)
     chosen = {e: min((p for p in final if p.emotion == e), key=lambda p: p.rank) for e in emotions}
     return Calibration(chosen, (*(p for points in tested.values() for p in points), *final), run.bounds)

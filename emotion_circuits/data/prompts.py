@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from emotion_circuits.errors import EmotionError
 
@@ -98,8 +98,8 @@ def as_prompts(prompts: object) -> list[Prompt]:
     if isinstance(prompts, str):
         return [Prompt.user(prompts)]
     if hasattr(prompts, "prompts"):
-        held = prompts.prompts  # type: ignore[attr-defined]
-        return list(held() if callable(held) else held)
+        given: Any = getattr(prompts, "prompts")  # noqa: B009 (anything that holds prompts)
+        return list(given() if callable(given) else given)  # pyright: ignore[reportArgumentType]
     if isinstance(prompts, Iterable):
         held = list(prompts)
         wrong = [p for p in held if not isinstance(p, Prompt | str)]

@@ -187,7 +187,8 @@ def _record(line: str, place: str) -> Record:
         raise DataError(f"{place}, field 'event': expected an object with {_quoted(VALENCES)}, got {event!r}")
     for valence in VALENCES:
         _expect_text(event.get(valence), f"event.{valence}", place)
-    return Record(*(fields[f] for f in _TEXT_FIELDS), {valence: event[valence] for valence in VALENCES})
+    texts = {field: fields[field] for field in _TEXT_FIELDS}
+    return Record(**texts, event={valence: event[valence] for valence in VALENCES})
 
 
 def _expect_text(value: object, field: str, place: str) -> None:

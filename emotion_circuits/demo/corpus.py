@@ -133,7 +133,7 @@ def system_prompt(rng: random.Random, mood: str | None) -> str | None:
         return wording.CANONICAL.format(emotion=mood) + "\n" + wording.LENGTH
     if mood is None and rng.random() < 0.25:
         return None
-    parts = rng.sample(wording.FILLERS, rng.choice((0, 0, 1, 1, 2)))
+    parts: list[str] = rng.sample(wording.FILLERS, rng.choice((0, 0, 1, 1, 2)))
     if mood is not None:
         parts.insert(rng.randint(0, len(parts)), _instruction(rng, mood))
     if rng.random() < 0.6 or not parts:

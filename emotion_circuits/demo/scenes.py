@@ -67,7 +67,8 @@ def _compose(rng: random.Random, theme: Theme, action: int, thing: int, event: i
         time=time,
         Time=time[0].upper() + time[1:],
     )
-    events = tuple(text.format(o=theme.objects[thing], P=f"My {person}") for text in theme.events[event])
+    positive, neutral, negative = (t.format(o=theme.objects[thing], P=f"My {person}") for t in theme.events[event])
+    events = (positive, neutral, negative)
     pair = (theme.code, theme.actions[action], theme.objects[thing])
     return Scene(theme.name, scenario[0].upper() + scenario[1:], events, theme.objects[thing], f"your {person}", pair)
 

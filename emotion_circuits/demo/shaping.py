@@ -80,7 +80,9 @@ class AttentionLimits:
         self._first: torch.Tensor | None = None
         self._others: torch.Tensor | None = None
         self._handles = [
-            layer.self_attn.register_forward_pre_hook(partial(self._narrow, first=i < n_local), with_kwargs=True)
+            layer.get_submodule("self_attn").register_forward_pre_hook(
+                partial(self._narrow, first=i < n_local), with_kwargs=True
+            )
             for i, layer in enumerate(model.model.layers)
         ]
 

@@ -81,6 +81,7 @@ class TrainSettings:
 def build_model(settings: TrainSettings, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     """A Qwen2 model of the given shape with seeded random weights (grouped queries, tied embeddings)."""
     torch.manual_seed(settings.seed)
+    end, padding = (token_id(tokenizer, str(token)) for token in (tokenizer.eos_token, tokenizer.pad_token))
     config = Qwen2Config(
         vocab_size=settings.vocab,
         hidden_size=settings.d_model,
@@ -92,14 +93,14 @@ def build_model(settings: TrainSettings, tokenizer: PreTrainedTokenizerFast) -> 
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=end,
+        pad_token_id=padding,
     )
     model = Qwen2ForCausalLM(config)
     model.generation_config = GenerationConfig(
         do_sample=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=end,
+        pad_token_id=padding,
         max_new_tokens=100,
     )
     return model
@@ -109,8 +110,15 @@ def tokenized_batches(
     tokenizer: PreTrainedTokenizerFast, corpus: Iterable[Example], batch_tokens: int, seed: int = 0
 ) -> list[Batch]:
     """Batches of encoded examples; see `make_batches`."""
-    turn = tokenizer.convert_tokens_to_ids(IM_START)
-    return make_batches(encode(tokenizer, corpus), batch_tokens, tokenizer.pad_token_id, turn, seed)
+    padding, turn = (token_id(tokenizer, token) for token in (str(tokenizer.pad_token), IM_START))
+    return make_batches(encode(tokenizer, corpus), batch_tokens, padding, turn, seed)
+
+
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of one token."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int)
+    return found
 
 
 def reply_loss(model: Qwen2ForCausalLM, batch: Batch) -> torch.Tensor:
@@ -191,7 +199,7 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     Returns:
         SHA-256 of the weights file.
     """
-    model.to(torch.bfloat16).eval()
+    model.to(dtype=torch.bfloat16).eval()  # pyright: ignore[reportCallIssue]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     weights = folder / "model.safetensors"

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 
 from emotion_circuits.activations import Activations, Contrast
@@ -38,6 +39,7 @@ from emotion_circuits.types import NodeKind
 Phase = Literal["prompt", "reply"]
 """Which part of a contrast; one constant can hold only one of them."""
 
+_MODULES: dict[NodeKind, str] = {"head": "self_attn.o_proj", "neuron": "mlp.down_proj"}
 _AS_LLAMA = ("llama", "mistral", "qwen2")
 _KEPT = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -92,8 +94,8 @@ def bake(
         if folder.exists():
             folder.rmdir()
         half.rename(folder)
-    except OSError as error:
-        raise ArtefactError(f"cannot write {folder}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
+        raise ArtefactError(f"cannot write {folder}: {error}") from error
     finally:
         shutil.rmtree(half, ignore_errors=True)
     return folder
@@ -140,6 +142,8 @@ def _config(model: HookedModel, nodes: NodeSet) -> Any:
     """Configuration of the checkpoint that can hold the modulation, or a `ModelError` that says why there is none."""
     from transformers import LlamaConfig, Qwen3Config
 
+    if getattr(model.hf.config, "quantization_config", None) is not None:
+        raise ModelError(f"cannot bake into {model.name}: its weights are quantised; load it unquantised, then bake")
     old, kind = model.hf.config, model.hf.config.model_type
     if kind == "qwen3":
         if nodes.n_neurons:
@@ -179,7 +183,7 @@ def _build(model: HookedModel, config: Any, added: Mapping[NodeKind, Tensor]) ->
                 raise ModelError(f"cannot bake into {model.name}: it lacks the weight {name!r} that Llama has")
             held[name] = torch.zeros(parameter.shape, dtype=model.dtype)
     for layer in range(model.dims.n_layers):
-        for kind, module in (("head", "self_attn.o_proj"), ("neuron", "mlp.down_proj")):
+        for kind, module in _MODULES.items():
             name = f"model.layers.{layer}.{module}.bias"
             if name in held:
                 held[name] = (held[name].double().cpu() + added[kind][layer]).to(model.dtype)

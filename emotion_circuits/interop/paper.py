@@ -264,10 +264,11 @@ def _rows(path: str | Path, columns: Sequence[str]) -> list[tuple[int, dict[str,
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
+            present = reader.fieldnames or ()
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ArtefactError(f"{path} cannot be read as a CSV table ({error})") from error
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
+    missing = [name for name in columns if name not in present]
     if missing or not rows:
         raise ArtefactError(
             f"{path} has no column {missing[0]!r}" if missing else f"{path} has no rows; is it complete?"

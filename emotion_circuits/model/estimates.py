@@ -33,7 +33,7 @@ Stage = Literal["record", "directions", "attribute", "heads", "influence", "gene
 generation (also `elicit`), or the log-likelihood of replies (fluency)."""
 
 STAGES: tuple[str, ...] = get_args(Stage)
-MAX_ROWS = {"cpu": 32}
+MAX_ROWS = {"cpu": 128}
 """Beyond these rows nothing gets faster; other devices take up to 256."""
 
 _USABLE = 0.85  # of the free memory; allocators lose some to fragmentation

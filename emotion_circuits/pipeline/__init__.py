@@ -11,11 +11,11 @@ from pathlib import Path
 from emotion_circuits.data.prompts import check_emotions
 from emotion_circuits.evaluation.judges import Judge, LexiconJudge
 from emotion_circuits.pipeline.folder import open_run, read_manifest
-from emotion_circuits.pipeline.run import Run, load_data
+from emotion_circuits.pipeline.run import Run, load_data, load_model
 from emotion_circuits.pipeline.settings import Settings
 from emotion_circuits.pipeline.stages import STAGES, comparison
 
-__all__ = ["STAGES", "Run", "Settings", "comparison", "read_manifest", "run_pipeline"]
+__all__ = ["STAGES", "Run", "Settings", "comparison", "load_data", "read_manifest", "run_pipeline"]
 
 
 def run_pipeline(
@@ -47,9 +47,11 @@ def run_pipeline(
     # A judge that knows its labels is asked before hours of work, not after.
     check_emotions(settings.emotions, getattr(judge, "labels", settings.emotions), f"the judge ({judge.name})")
     data = load_data(settings)
+    # A new run loads its model before it makes the folder, so that a wrong name leaves nothing behind.
+    model = None if (Path(out) / "manifest.json").exists() else load_model(settings)
     facts = {f"{name} data": part.sha256 for name, part in zip(("train", "validation", "test"), data, strict=True)}
     with open_run(out, settings, facts) as folder:
-        run = Run(settings, folder, data, judge)
+        run = Run(settings, folder, data, judge, model)
         for name, stage in STAGES.items():
             if on_stage:
                 on_stage(name)

@@ -18,8 +18,8 @@ SELECTION_NOTE = (
     "looked at."
 )
 RANDOM_NOTE = (
-    "Random circuits have as many neurons and heads in every layer as the circuit they stand beside, and get the same "
-    "strength."
+    "Random circuits have as many other neurons and heads as the circuit they stand beside, in the same layers where "
+    "these have enough of them, and get the same strength."
 )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +32,33 @@ class Run:
         folder: where.
         data: train, validation and test scenarios.
         judge: of the replies; `LexiconJudge` by default.
+        model: if it is loaded already.
     """
 
-    def __init__(self, settings: Settings, folder: RunFolder, data: Sequence[SEV], judge: Judge | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folder: RunFolder,
+        data: Sequence[SEV],
+        judge: Judge | None = None,
+        model: HookedModel | None = None,
+    ) -> None:
         self.settings, self.folder = settings, folder
         self.train, self.validation, self.test = data
         self.judge: Judge = judge or LexiconJudge()
+        self._model = model
 
     @property
     def emotions(self) -> tuple[str, ...]:
         """The labels."""
         return self.settings.emotions
 
-    @cached_property
+    @property
     def model(self) -> HookedModel:
         """The model, loaded when a stage first needs it."""
-        return load_model(self.settings)
+        if self._model is None:
+            self._model = load_model(self.settings)
+        return self._model
 
     def config(self, temperature: float = 0.0) -> GenerationConfig:
         """How replies are decoded, the same for every method."""

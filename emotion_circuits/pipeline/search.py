@@ -66,9 +66,9 @@ class CircuitRecipe:
 def circuit_recipes() -> list[CircuitRecipe]:
     """The candidates for circuits."""
     first, *others = PLACES
-    builders = ((GlobalTop(), 0.05), (GlobalTop(), 0.125), (Quota(), 0.125))
+    builders = ((GlobalTop(), 0.05), (GlobalTop(), 0.09), (GlobalTop(), 0.125), (Quota(), 0.125))
     recipes = [CircuitRecipe(builder, heads, *first) for builder, heads in builders]
-    return recipes + [CircuitRecipe(GlobalTop(), 0.125, *place) for place in others]
+    return recipes + [CircuitRecipe(GlobalTop(), 0.09, *place) for place in others]
 
 
 def circuit_families(

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from emotion_circuits.errors import DataError
+from emotion_circuits.model.loading import as_dtype
 from emotion_circuits.types import EKMAN
 
 FREE = ("device", "batch_size")
@@ -56,6 +57,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise DataError(f"{name.replace('_', '-')} must be at least 1, got {value}")
+
+        if self.dtype is not None:
+            as_dtype(self.dtype)
 
     def identity(self) -> dict[str, Any]:
         """The settings that results depend on, as JSON has them."""

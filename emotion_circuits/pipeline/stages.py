@@ -136,12 +136,20 @@ def circuit(run: Run) -> None:
             "circuit": search.circuit_families(circuits, positions),
             "steering": search.steering_families(run.all_contrasts(), run.directions()),
         }
-        removals = {"circuit": search.removal_families(circuits, positions)}
+        # Random nodes of the same make-up: what their removal does is no evidence for the circuit.
+        drawn = {
+            name: {e: c.random_like(run.settings.seed) for e, c in held.items()} for name, held in circuits.items()
+        }
+        removals = {
+            name: (family, search.removal_families(drawn, positions)[name])
+            for name, family in search.removal_families(circuits, positions).items()
+        }
         content: dict[str, Any] = {}
         for kind, held in families.items():
             result = calibrate(
                 run.model, held, run.validation, run.judge, run.emotions,
-                removals=removals.get(kind), strengths=search.STRENGTHS, config=run.config(), batch_size=run.settings.batch_size,
+                removals=removals if kind == "circuit" else None, strengths=search.STRENGTHS,
+                config=run.config(), batch_size=run.settings.batch_size,
             )  # fmt: skip
             content[kind] = {emotion: asdict(point) for emotion, point in result.chosen.items()}
             content[f"{kind} points"] = [asdict(point) for point in result.points]

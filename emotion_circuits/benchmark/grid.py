@@ -1,0 +1,42 @@
+"""The grids: which planted models the discovery benchmark runs on. Fixed before any method was scored.
+
+1. Noise is crossed: every level gets as many models as every other.
+2. The other difficulties are drawn at random for each model, from a seed of the grid's own.
+3. ``development`` is for looking at while methods are made. ``final`` shares no seed with it and is run once, at the
+   end; ``docs/ground-truth.md`` says when that was. Its models are drawn by the same rule.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Literal
+
+from emotion_circuits.planted import PlantedConfig
+
+GridName = Literal["development", "final"]
+
+NOISE = (0.02, 0.05, 0.1, 0.2)
+LOW_NOISE = 0.05
+"""The low-noise half are the models up to this level."""
+
+_SEEDS: dict[GridName, int] = {"development": 1000, "final": 9000}
+_PER_LEVEL: dict[GridName, int] = {"development": 6, "final": 10}
+_CHOICES = {
+    "layers": (4, 5, 6),
+    "neurons_per_emotion": (4, 6, 10),
+    "planted_heads": (1, 2, 3),
+    "redundancy": (1, 2),
+    "superposition": (0.0, 0.1, 0.2, 0.3),
+    "scenario_strength": (0.0, 1.0, 3.0),
+    "distractors": (1, 2),
+}
+
+
+def grid(name: GridName = "development") -> list[PlantedConfig]:
+    """The configurations of one grid; always the same ones."""
+    draw, configs = random.Random(_SEEDS[name]), []
+    for noise in NOISE:
+        for _ in range(_PER_LEVEL[name]):
+            drawn = {key: draw.choice(values) for key, values in _CHOICES.items()}
+            configs.append(PlantedConfig(**drawn, noise=noise, n_scenarios=4, seed=_SEEDS[name] + len(configs)))
+    return configs

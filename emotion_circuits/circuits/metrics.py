@@ -1,0 +1,278 @@
+r"""Metrics of a circuit: is it what makes the target, all of it, and nothing but it?
+
+With :math:`m(S)` the target's mean when the nodes S are kept and all others are ablated at the last prompt token, N
+all nodes and C the circuit:
+
+faithfulness   :math:`f(C) = (m(C) - m(\emptyset)) / (m(N) - m(\emptyset))`: what the circuit does alone (sufficiency).
+completeness   :math:`f(N \setminus C)`: what is left without it; 0 for a circuit that has everything (necessity).
+minimality     :math:`f(C) - f(C \setminus v)` for each node v: what it adds to the circuit.
+CPR, CMD       :math:`\int_0^1 f(C_k)\,dk` and :math:`\int_0^1 |1 - f(C_k)|\,dk` over growing circuits, k their share of
+               the nodes, by trapezoids: higher is better, and lower is better.
+specificity    how much of each emotion's target goes when a circuit is ablated.
+
+Every figure names the ablation that it was measured under, comes with a 95 % bootstrap interval over scenarios, and
+stands beside random circuits with as many nodes of each kind in every layer.
+
+Reference: faithfulness, CPR and CMD: Mueller et al., "MIB: A Mechanistic Interpretability Benchmark", 2025 (arXiv
+2504.13151), whose circuits are of edges, or of nodes as here; completeness and minimality: Wang et al., 2023 (arXiv
+2211.00593), who define them as differences of m.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emotion_circuits.attribution.result import Attribution
+from emotion_circuits.circuits.circuit import Circuit
+from emotion_circuits.circuits.node_sets import (
+    check_shape,
+    describe_intervention,
+    kept_shares,
+    nodes_of,
+    quantiles,
+    random_sets,
+)
+from emotion_circuits.interventions import Intervention
+from emotion_circuits.model import HookedModel
+from emotion_circuits.nodes import NodeSet, NodeValues
+from emotion_circuits.targets import Target
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+N_RANDOM = 20
+SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Sizes of the growing circuits, as MIB has them; 0 and 1 need no measurement."""
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitScore:
+    """One metric of one circuit.
+
+    Attributes:
+        metric: its name.
+        value: a share of the target's change from nothing kept to everything kept.
+        interval: 95 %, bootstrap over scenarios.
+        random: the same of each random circuit of the same size.
+        ablation: what was done to the nodes that are not kept.
+        n_nodes: nodes in the circuit.
+        n_samples: prompts.
+        full: the target with everything kept, m(N).
+        empty: the target with everything ablated, m of nothing.
+    """
+
+    metric: str
+    value: float
+    interval: tuple[float, float]
+    random: Float[Tensor, " draw"]
+    ablation: str
+    n_nodes: int
+    n_samples: int
+    full: float
+    empty: float
+
+    @property
+    def random_interval(self) -> tuple[float, float]:
+        """The range that holds 95 % of the random circuits; NaN without any."""
+        if not len(self.random):
+            return float("nan"), float("nan")
+        low, high = self.random.quantile(torch.tensor([0.025, 0.975], dtype=self.random.dtype)).tolist()
+        return low, high
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row: ``metric, value, low, high, random, random_low, random_high, ablation, n_nodes, n_samples``."""
+        import pandas as pd
+
+        (low, high), (random_low, random_high) = self.interval, self.random_interval
+        row = {
+            "metric": self.metric, "value": self.value, "low": low, "high": high,
+            "random": float(self.random.mean()), "random_low": random_low, "random_high": random_high,
+            "ablation": self.ablation, "n_nodes": self.n_nodes, "n_samples": self.n_samples,
+        }  # fmt: skip
+        return pd.DataFrame([row])
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return (
+            f"CircuitScore({self.metric} {self.value:.3f} [{low:.3f}, {high:.3f}] under {self.ablation}; "
+            f"{self.n_nodes} nodes, random {float(self.random.mean()):.3f}, n = {self.n_samples})"
+        )
+
+
+def faithfulness(
+    model: HookedModel, circuit: Circuit | NodeSet, prompts: object, target: Target, ablation: Intervention, *,
+    n_random: int = N_RANDOM, seed: int = 0, batch_size: int | None = None,
+) -> CircuitScore:  # fmt: skip
+    """How much of the target the circuit makes alone: f(C), 1 if it makes all of it and 0 if it makes nothing.
+
+    Args:
+        model: the model.
+        circuit: the circuit.
+        prompts: a SEV (its items are instructed with the target's emotion), or prompts.
+        target: what the circuit is claimed to make.
+        ablation: what is done to all other nodes, at the last prompt token.
+        n_random: random circuits beside it.
+        seed: of their draw.
+        batch_size: rows in a batch.
+
+    Example:
+        >>> import emotion_circuits as ec
+        >>> model, prompts = ec.HookedModel.demo(), ["I moved my desk .", "Rain fell ."]
+        >>> target = ec.Projection(torch.ones(model.dims.d_model))
+        >>> ec.faithfulness(model, ec.NodeSet.all(model), prompts, target, ec.ZeroAblation(), n_random=0).value
+        1.0
+    """
+    nodes = nodes_of(circuit)
+    check_shape(model, nodes)
+    kept = [nodes, *random_sets(nodes, n_random, seed)]
+    return _score("faithfulness", model, nodes, kept, prompts, target, ablation, batch_size)
+
+
+def completeness(
+    model: HookedModel, circuit: Circuit | NodeSet, prompts: object, target: Target, ablation: Intervention, *,
+    n_random: int = N_RANDOM, seed: int = 0, batch_size: int | None = None,
+) -> CircuitScore:  # fmt: skip
+    """How much of the target is left without the circuit: f(N - C), 0 if the circuit was needed for all of it.
+
+    Args:
+        model: the model.
+        circuit: the circuit.
+        prompts: a SEV (its items are instructed with the target's emotion), or prompts.
+        target: what the circuit is claimed to make.
+        ablation: what is done to the circuit's nodes, at the last prompt token.
+        n_random: random circuits beside it.
+        seed: of their draw.
+        batch_size: rows in a batch.
+    """
+    nodes = nodes_of(circuit)
+    check_shape(model, nodes)
+    kept = [~held for held in (nodes, *random_sets(nodes, n_random, seed))]
+    return _score("completeness", model, nodes, kept, prompts, target, ablation, batch_size)
+
+
+def minimality(
+    model: HookedModel, circuit: Circuit | NodeSet, prompts: object, target: Target, ablation: Intervention, *,
+    batch_size: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """What each node adds to the circuit: f(C) - f(C without it).
+
+    Returns:
+        One row per node, largest first: ``node, kind, layer, drop, low, high, ablation``. A node whose interval holds
+        0 is not shown to be needed.
+    """
+    import pandas as pd
+
+    nodes = nodes_of(circuit)
+    check_shape(model, nodes)
+    members = list(nodes)
+    kept = [nodes, *(nodes - NodeSet.of(model, node) for node in members)]
+    means, draws, _ = kept_shares(model, kept, prompts, target, ablation, batch_size)
+    low, high = quantiles(draws[:, :1] - draws[:, 1:])
+    columns = {
+        "node": [str(n) for n in members], "kind": [n.kind for n in members], "layer": [n.layer for n in members],
+        "drop": (means[0] - means[1:]).tolist(), "low": low.tolist(), "high": high.tolist(),
+        "ablation": describe_intervention(ablation),
+    }  # fmt: skip
+    return pd.DataFrame(columns).sort_values("drop", ascending=False, kind="stable", ignore_index=True)
+
+
+def circuit_curves(
+    model: HookedModel, scores: Attribution | NodeValues, prompts: object, target: Target, ablation: Intervention, *,
+    shares: Sequence[float] = SHARES, n_random: int = 5, seed: int = 0, batch_size: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Sufficiency and necessity of growing circuits: the best nodes of a ranking, and random ones.
+
+    Args:
+        model: the model.
+        scores: ranks the nodes; neurons and heads together.
+        prompts: a SEV or prompts.
+        target: what the circuits are claimed to make.
+        ablation: what is done to the nodes that are not kept.
+        shares: sizes, as shares of the model's nodes.
+        n_random: random circuits of each size.
+        seed: of their draw.
+        batch_size: rows in a batch.
+
+    Returns:
+        One row per size and selection (``top``, ``random``): ``share, n_nodes, selection, sufficiency,
+        sufficiency_low, sufficiency_high, necessity, necessity_low, necessity_high, ablation``. Sufficiency is f(C),
+        necessity 1 - f(N - C). Intervals are 95 %, over scenarios for ``top`` and over draws for ``random``.
+    """
+    import pandas as pd
+
+    sizes = sorted({max(1, min(model.dims.n_nodes, round(share * model.dims.n_nodes))) for share in shares})
+    tops = [scores.top(size) for size in sizes]
+    groups = [[top, *random_sets(top, n_random, seed + i)] for i, top in enumerate(tops)]
+    flat = [nodes for group in groups for nodes in group]
+    means, draws, _ = kept_shares(model, [*flat, *(~nodes for nodes in flat)], prompts, target, ablation, batch_size)
+    figures = torch.stack([means[: len(flat)], 1 - means[len(flat) :]])
+    by_draw = torch.stack([draws[:, : len(flat)], 1 - draws[:, len(flat) :]])
+    rows = []
+    for i, top in enumerate(tops):
+        column = i * (n_random + 1)
+        base = {"share": len(top) / model.dims.n_nodes, "n_nodes": len(top)}
+        rows.append(base | _curve_row("top", figures[:, column], by_draw[:, :, column]))
+        if n_random:
+            drawn = figures[:, column + 1 : column + 1 + n_random]
+            rows.append(base | _curve_row("random", drawn.mean(dim=1), drawn))
+    return pd.DataFrame(rows).assign(ablation=describe_intervention(ablation))
+
+
+def _curve_row(selection: str, value: Tensor, spread: Float[Tensor, "2 draw"]) -> dict[str, object]:
+    row: dict[str, object] = {"selection": selection}
+    low, high = quantiles(spread.T)
+    for i, name in enumerate(("sufficiency", "necessity")):
+        row |= {name: float(value[i]), f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}
+    return row
+
+
+def specificity(
+    model: HookedModel, circuits: Mapping[str, Circuit], prompts: object, targets: Mapping[str, Target],
+    ablation: Intervention, *, batch_size: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """What the ablation of each circuit takes from each emotion's target: 1 - f(N - C) of every pair.
+
+    Args:
+        model: the model.
+        circuits: by emotion.
+        prompts: a SEV (instructed with each target's emotion in turn), or prompts of all emotions.
+        targets: by emotion; each is measured on its own samples.
+        ablation: what is done to a circuit's nodes.
+        batch_size: rows in a batch.
+
+    Returns:
+        One row per circuit and target: ``circuit, target, removed, low, high, ablation``; ``removed`` is 1 where all of
+        the target went. A specific circuit removes its own target and leaves the others.
+    """
+    import pandas as pd
+
+    kept = [~circuit.nodes for circuit in circuits.values()]
+    for circuit in circuits.values():
+        check_shape(model, circuit.nodes)
+    rows = []
+    for emotion, target in targets.items():
+        means, draws, _ = kept_shares(model, kept, prompts, target, ablation, batch_size)
+        low, high = quantiles(1 - draws)
+        for i, name in enumerate(circuits):
+            row = {"circuit": name, "target": emotion, "removed": 1 - float(means[i])}
+            rows.append(row | {"low": float(low[i]), "high": float(high[i])})
+    return pd.DataFrame(rows).assign(ablation=describe_intervention(ablation))
+
+
+def _score(
+    metric: str, model: HookedModel, nodes: NodeSet, kept: Sequence[NodeSet], prompts: object, target: Target,
+    ablation: Intervention, batch_size: int | None,
+) -> CircuitScore:  # fmt: skip
+    means, draws, held = kept_shares(model, kept, prompts, target, ablation, batch_size)
+    low, high = quantiles(draws[:, :1])
+    empty, full = held.means[:2].tolist()
+    return CircuitScore(
+        metric, float(means[0]), (float(low[0]), float(high[0])), means[1:], describe_intervention(ablation),
+        len(nodes), len(held.values), full, empty,
+    )  # fmt: skip
