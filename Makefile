@@ -27,10 +27,10 @@ demo: setup ## the whole pipeline on the demo model; OUT=folder ARGS=options
 	$(BIN)/emotion-circuits run --model demo --out $(OUT) $(ARGS)
 
 test: setup ## all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-fast: setup ## the tests that are not marked slow
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 lint: setup ## style and types
 	$(BIN)/ruff check .

@@ -18,6 +18,8 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=5, help="pairs of runs of each benchmark")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # Threads that wait must not spin: on shared cores they would take the time that others, and they, need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     torch.set_num_threads(options.threads)

@@ -1,5 +1,6 @@
 """How time and memory grow: with samples, tokens, layers and variants, as the exponent of a fitted power law.
 
+Times are those of one thread on the processor, the least of a few, which other work on the machine changes little.
 Linear growth is an exponent of 1. Tokens may go above it, because attention is quadratic; layers may too, because of
 more variants (one per head) each of which passes more layers.
 """
@@ -31,9 +32,14 @@ def exponent(sizes: list[int], times: list[float]) -> float:
 
 
 def best(work, n: int) -> float:
-    """Least of n times, the one least disturbed."""
-    work()
-    return min(timed(work)[0].clock for _ in range(n))
+    """Least of n processor times on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        work()
+        return min(timed(work)[0].processor for _ in range(n))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def patch(model: HookedModel, n: int, length: int, nodes: NodeSet | None = None) -> None:

@@ -256,14 +256,6 @@ def test_inflected_words_are_known() -> None:
     assert not any(map(english.known, "blorf zzab wem".split()))
 
 
-def test_speed(judge: LexiconJudge) -> None:
-    texts = [f"{text} Number {i} is on the table." for i in range(30) for group in SENTENCES.values() for text in group]
-    judge(texts[:50])
-    start = time.perf_counter()
-    judge(texts)
-    assert len(texts) / (time.perf_counter() - start) > 1000
-
-
 @pytest.mark.skipif(not PAPER.exists(), reason="the reference study's replies (shared/paper) are not on this machine")
 def test_agreement_with_the_reference_study(judge: LexiconJudge) -> None:
     rows = [row for row in map(json.loads, PAPER.read_text("utf-8").splitlines()) if row["match"] == 1]

@@ -174,7 +174,7 @@ def test_the_batch_size_follows_the_free_memory(qwen, monkeypatch) -> None:
     assert fitting_rows(qwen, "record", 20) == 1
     assert [len(batch) for batch in qwen.batches(prompts(3))] == [1, 1, 1]
     monkeypatch.setattr(memory, "free_memory", lambda device: 2**50)
-    assert [len(batch) for batch in qwen.batches(prompts(40))] == [32, 8]
+    assert [len(batch) for batch in qwen.batches(prompts(140))] == [128, 12]
 
 
 def test_a_given_batch_size_wins(qwen, monkeypatch) -> None:

@@ -160,8 +160,9 @@ def benchmark_discovery(
     from emotion_circuits.benchmark import discovery, summary
 
     with output.progress_bars(json):
-        frame = discovery(grid)
-    output.print_frame(summary(frame, by=("half",)), f"planted circuits, {grid} grid", as_json=json)
+        frame = discovery("final" if final else "development")
+    name = "final" if final else "development"
+    output.print_frame(summary(frame, by=("half",)), f"planted circuits, {name} grid", as_json=json)
 
 
 @data_app.command("check")
