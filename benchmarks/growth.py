@@ -7,10 +7,10 @@ more variants (one per head) each of which passes more layers.
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -77,7 +77,13 @@ def alone(n_samples: int) -> None:
     prompts = models.prompts(n_samples, 80, emotions=())
     attribute(model, prompts, target, DirectAttribution(), batch_size=16)
     attribute(model, prompts, target, ActivationPatching(ZeroAblation()), batch_size=16)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(highest())
+
+
+def highest() -> float:
+    """Most memory that this process has had resident, in MiB; Linux counts it anew for every program."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def run(n_pairs: int):

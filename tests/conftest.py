@@ -7,6 +7,8 @@ import os
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# For the processes that tests start: two workers on two cores leave one thread to each.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ARCHITECTURES = ("qwen2", "llama", "qwen3", "mistral", "gemma2", "gemma3", "phi3")

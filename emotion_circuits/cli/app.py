@@ -51,6 +51,11 @@ def _run(given: o.Given, out: Path, until: str, quiet: bool, as_json: bool) -> N
         if talk:
             output.errors.print(f"[dim]stage[/] {stage}", highlight=False)
 
+    if settings.model == "demo":
+        import torch
+
+        # Its matrices are too small to share: on a busy machine threads would wait for each other more than they work.
+        torch.set_num_threads(1)
     with output.progress_bars(not talk):
         run = run_pipeline(settings, out, until=until, on_stage=announce)
     if until in ("evaluate", "report"):
