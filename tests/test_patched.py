@@ -474,3 +474,20 @@ def test_bfloat16_stays_bfloat16() -> None:
     with model.patched(ec.Patch(ec.NodeSet.of(model, *FEW), ec.Enhancement(random_activations(model)), "all")):
         out = model.hf(torch.tensor([[5, 6, 7]]))
     assert out.logits.dtype == torch.bfloat16
+
+
+def test_the_mean_over_a_group_is_an_exchange_with_it(qwen) -> None:
+    asked = prompts(6)
+    groups = ["a", "b", "a", "c", "b", "a"]
+    source = ec.Samples(qwen.record(asked, "neuron"), qwen.record(asked, "head"))
+    means = source.mean_within(groups)
+    for sample, group in enumerate(groups):
+        mine = [i for i, other in enumerate(groups) if other == group]
+        torch.testing.assert_close(means.neurons[:, sample], source.neurons[:, mine].mean(1))
+        torch.testing.assert_close(means.heads[:, sample], source.heads[:, mine].mean(1))
+    nodes = ec.NodeSet.of(qwen, "L1N3", "L1H2")
+    with qwen.patched(ec.Patch(nodes, ec.CounterfactualPatch(means), "last_prompt")):
+        recorded = qwen.record(asked, "neuron")
+    torch.testing.assert_close(recorded[1, :, 3], means.neurons[1, :, 3])
+    with pytest.raises(PatchError, match="one per sample"):
+        source.mean_within(["a"])

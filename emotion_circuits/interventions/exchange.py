@@ -7,6 +7,7 @@ them belongs to which row of the batch that is being run.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,6 +34,29 @@ class Samples:
     def __len__(self) -> int:
         held = self.neurons if self.neurons is not None else self.heads
         return 0 if held is None else held.shape[1]
+
+    def mean_within(self, groups: Sequence[Hashable]) -> Samples:
+        """Every sample's activations replaced by the mean over its group.
+
+        With a group per (scenario, valence), patching these in is the mean ablation over the emotions of a group: it
+        keeps what the scenario does to a node and takes away what the emotion does.
+
+        Args:
+            groups: the group of each sample, e.g. ``[prompt.group for prompt in prompts]``.
+        """
+        if len(groups) != len(self):
+            raise PatchError(f"{len(groups)} groups were given for {len(self)} samples; give one per sample")
+        names = {name: i for i, name in enumerate(dict.fromkeys(groups))}
+        place = torch.tensor([names[name] for name in groups], dtype=torch.long)
+        counts = torch.bincount(place, minlength=len(names))
+
+        def averaged(values: Tensor | None) -> Tensor | None:
+            if values is None:
+                return None
+            sums = values.new_zeros(len(values), len(names), *values.shape[2:]).index_add(1, place, values)
+            return (sums / counts.view(1, -1, *[1] * (values.ndim - 2)).to(values))[:, place]
+
+        return Samples(averaged(self.neurons), averaged(self.heads))
 
     def rows(self, samples: Tensor, where: Where, like: Tensor) -> Tensor:
         """The selected units of ``samples`` at ``where``: ``[batch, 1, node(, d_head)]``."""
