@@ -367,3 +367,8 @@ def test_paired_comparison_leaves_unscored_pairs_out() -> None:
     result = ec.Comparison({"a": first, "b": second}, {}).paired("a", "b")
     # Pairs 0 to 4 are scored by both: one tie, four for the first; p = 2 / 2^4.
     assert result == {"only_first": 4, "only_second": 0, "p": pytest.approx(0.125), "n": 5, "unscored": 3}
+
+
+def test_methods_of_one_name_are_refused(qwen) -> None:
+    with pytest.raises(ValueError, match="called prompting"):
+        ec.compare(qwen, [ec.Prompting(), ec.Prompting("described")], ec.SEV(()), ec.LexiconJudge())

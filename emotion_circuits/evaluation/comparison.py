@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from emotion_circuits.control.methods import Method
 from emotion_circuits.data.prompts import Prompt
 from emotion_circuits.data.sev import SEV, Item
+from emotion_circuits.errors import DataError
 from emotion_circuits.evaluation.accuracy import Evaluation, evaluate
 from emotion_circuits.evaluation.judges import Judge
 from emotion_circuits.evaluation.text_quality import Fluency, fluency
@@ -120,6 +121,10 @@ def compare(
         batch_size: rows in a batch.
         on_method: called with each method's name and replies as soon as they are there.
     """
+    names = [method.name for method in methods]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(f"two methods are called {', '.join(repeated)}; give each a name of its own")
     evaluations, fluencies = {}, {}
     for method in methods:
         replies = run_method(model, method, data.items, emotions, config, batch_size=batch_size)
