@@ -141,6 +141,9 @@ def accuracy_bars(comparison: Comparison) -> go.Figure:
         x="emotion aimed at", y="accuracy, %", height=430,
     )  # fmt: skip
     figure.update_layout(barmode="group", bargap=0.22, bargroupgap=0.05)
+    if len(methods) > 4:
+        # Room for the legend's second row, which grows towards the subtitle.
+        figure.update_layout(margin_t=128)
     figure.update_yaxes(range=[0, 104], showgrid=True)
     return figure
 
