@@ -91,7 +91,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(  # pyright: ignore[reportUns
         ],
         "evaluation": ["evaluate", "Evaluation", "compare", "Comparison", "fluency"],
         "interop": ["bake"],
-        "evaluation.judges": ["Score", "LexiconJudge"],
+        "evaluation.judges": ["Score", "LexiconJudge", "ClassifierJudge", "LLMJudge", "SelfJudge"],
     },
 )
 
@@ -148,7 +148,7 @@ if TYPE_CHECKING:
     from emotion_circuits.elicitation import elicit
     from emotion_circuits.errors import EmotionCircuitsError
     from emotion_circuits.evaluation import Comparison, Evaluation, compare, evaluate, fluency
-    from emotion_circuits.evaluation.judges import LexiconJudge, Score
+    from emotion_circuits.evaluation.judges import ClassifierJudge, LexiconJudge, LLMJudge, Score, SelfJudge
     from emotion_circuits.generation import GenerationConfig, generate
     from emotion_circuits.interop import bake
     from emotion_circuits.interventions import (
