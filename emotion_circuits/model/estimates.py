@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 
 from emotion_circuits.errors import ModelError
+from emotion_circuits.model.ascent import GROUP
 from emotion_circuits.model.memory import free_for
+from emotion_circuits.model.suffix import ROWS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +39,7 @@ MAX_ROWS = {"cpu": 128}
 """Beyond these rows nothing gets faster; other devices take up to 256."""
 
 _USABLE = 0.85  # of the free memory; allocators lose some to fragmentation
-_EMOTIONS, _STRENGTHS, _SUFFIX_ROWS, _GROUP = 6, 4, 2048, 64  # what a suffix pass takes, see model.suffix and ascent
+_EMOTIONS, _STRENGTHS = 6, 4  # of a usual influence table
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,8 @@ def _parts(model: HookedModel, stage: str, rows: int, prompt_tokens: int, reply_
         "cache": rows * 2 * cached * d.n_layers * d.n_key_value_heads * d.d_head * b,
     }
     if stage == "influence":  # variants of all rows share one layer call; groups of them share keys and a mask
-        parts["kept"] += _SUFFIX_ROWS * (per_token + (_GROUP + width) * b)
-        parts["kept"] += _SUFFIX_ROWS // _GROUP * 2 * width * d.n_key_value_heads * d.d_head * b
+        parts["kept"] += ROWS * (per_token + (GROUP + width) * b)
+        parts["kept"] += ROWS // GROUP * 2 * width * d.n_key_value_heads * d.d_head * b
     return parts
 
 
@@ -217,7 +219,7 @@ def _time(
         seconds += passes(n * reply_tokens, batches * reply_tokens, prompt_tokens + reply_tokens / 2)
     if stage == "influence":  # a variant runs half of the layers on average, for one token
         variants = 2 * d.n_layers * _EMOTIONS * _STRENGTHS
-        seconds += passes(n * variants / 2, n * variants / _SUFFIX_ROWS, width)
+        seconds += passes(n * variants / 2, n * variants / ROWS, width)
     return seconds
 
 

@@ -168,6 +168,12 @@ def circuit(run: Run) -> None:
         run.folder.unit(f"circuit/{emotion}.safetensors", lambda path, e=emotion: save(path, e))
 
 
+METHODS = (
+    "none", "prompting", "steering", "circuit", "random circuit", "prompting - circuit", "prompting - random",
+)  # fmt: skip
+"""Names of the methods that are compared, in the order of the tables."""
+
+
 def methods(run: Run) -> dict[str, Method]:
     """The methods that are compared, with what calibration chose for each emotion."""
     calibration, circuits = run.calibration(), run.circuits()
@@ -193,6 +199,7 @@ def methods(run: Run) -> dict[str, Method]:
         PerEmotion({emotion: CircuitRemoval(m) for emotion, m in circuit.items()}, "prompting - circuit"),
         PerEmotion({emotion: CircuitRemoval(m) for emotion, m in drawn.items()}, "prompting - random"),
     ]
+    assert tuple(method.name for method in held) == METHODS
     return {method.name: method for method in held}
 
 
@@ -214,7 +221,7 @@ def generate_replies(run: Run) -> None:
 def evaluate_replies(run: Run) -> None:
     """Judge the test replies and score their fluency; write the tables."""
     for label, _ in decodings(run):
-        for name in methods(run):
+        for name in METHODS:
 
             def scores(path: Path, label: str = label, name: str = name) -> None:
                 replies = Replies.load(run.folder.path / _replies_file(label, name))
@@ -240,7 +247,7 @@ def comparison(run: Run, label: str = "greedy") -> Comparison:
     from emotion_circuits.evaluation import Evaluation, Fluency
 
     evaluations, fluencies = {}, {}
-    for name in methods(run):
+    for name in METHODS:
         replies = Replies.load(run.folder.path / _replies_file(label, name))
         base = run.folder.path / f"evaluate/{label}"
         evaluations[name] = Evaluation(replies, load_scores(base / f"{_slug(name)}.scores.jsonl"), run.judge.name)

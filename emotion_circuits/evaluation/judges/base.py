@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from emotion_circuits.errors import EmotionError
-
-NEUTRAL = "neutral"
-"""The label of a text that can be read and shows none of the emotions."""
+from emotion_circuits.types import NEUTRAL as NEUTRAL
 
 
 @dataclass(frozen=True)
