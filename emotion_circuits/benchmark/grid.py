@@ -2,8 +2,9 @@
 
 1. Noise is crossed: every level gets as many models as every other.
 2. The other difficulties are drawn at random for each model, from a seed of the grid's own.
-3. ``development`` is for looking at while methods are made. ``final`` shares no seed with it and is run once, at the
-   end; ``docs/ground-truth.md`` says when that was. Its models are drawn by the same rule.
+3. ``development`` is for looking at while methods are made. ``final`` shares no seed with it and was run once, for the
+   first default method; ``confirmation`` is for the next one, and is run once as well. ``docs/ground-truth.md`` says
+   when that was. All models are drawn by the same rule.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import Literal
 
 from emotion_circuits.planted import PlantedConfig
 
-GridName = Literal["development", "final"]
+GridName = Literal["development", "final", "confirmation"]
 
 NOISE = (0.02, 0.05, 0.1, 0.2)
 LOW_NOISE = 0.05
 """The low-noise half are the models up to this level."""
 
-_SEEDS: dict[GridName, int] = {"development": 1000, "final": 9000}
-_PER_LEVEL: dict[GridName, int] = {"development": 6, "final": 10}
+_SEEDS: dict[GridName, int] = {"development": 1000, "final": 9000, "confirmation": 31000}
+_PER_LEVEL: dict[GridName, int] = {"development": 6, "final": 10, "confirmation": 10}
 _CHOICES = {
     "layers": (4, 5, 6),
     "neurons_per_emotion": (4, 6, 10),
