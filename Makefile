@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help setup demo test test-fast lint types bench figures wheel clean
+.PHONY: help setup demo test test-faults test-fast test-distributed lint bench docs notebooks figures wheel clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,13 @@ test: setup ## all tests
 test-fast: setup ## the tests that are not marked slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
+test-distributed: setup ## the run of 2 and 3 processes is the run of one; a process that stops ends all
+	$(BIN)/python -m pytest tests/test_distributed.py $(PYTEST_ARGS)
+
+test-faults: setup ## fifty kills, a full disk, 20,000 hostile files, ten interruptions of many generations
+	FUZZ=20000 $(BIN)/python -m pytest tests/test_faults.py tests/test_fuzz.py tests/test_load.py tests/test_security.py \
+		-m "faults or not faults" $(PYTEST_ARGS)
+
 lint: setup ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,8 +47,15 @@ lint: setup ## style and types
 bench: setup ## ratios of paired medians, written to benchmarks/results
 	$(BIN)/python -m benchmarks
 
+docs: setup ## the documentation site, built strictly into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+notebooks: setup ## run every notebook on the demo model and keep its outputs
+	$(BIN)/python -m notebooks.execute
+
 figures: setup ## the pictures of the README, from the run in OUT
 	$(BIN)/python docs/make_figures.py $(OUT)
+	$(BIN)/python docs/make_explorer_picture.py $(OUT)
 
 wheel: setup ## build the wheel
 	$(BIN)/python -m build --wheel --no-isolation
