@@ -11,7 +11,7 @@ A new intervention is a frozen dataclass with ``acts_on`` and ``__call__``, in a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -36,6 +36,8 @@ class Where:
         units: indices of the selected neurons or heads within the layer; None for a residual.
         generated: for each token whether it was generated; a plain bool when all tokens agree.
         samples: for each row of the batch, its index in the list of prompts that the caller gave.
+        step: for each token which token of the reply it makes: 0 at the last prompt token (and before it), 1 at the
+            first generated token, and so on; a plain int when all tokens agree.
     """
 
     site: Site
@@ -43,6 +45,7 @@ class Where:
     units: Int[Tensor, " node"] | None
     generated: bool | Bool[Tensor, "batch pos"] = False
     samples: Int[Tensor, " batch"] | None = None
+    step: int | Int[Tensor, "batch pos"] = 0
     _cache: dict = field(default_factory=dict, repr=False)
 
     def take(self, activations: Activations, like: Tensor) -> Float[Tensor, "..."]:
@@ -114,4 +117,8 @@ class Patch:
 
     def on(self, rows: Sequence[int]) -> Patch:
         """The same patch, acting on these samples only."""
-        return Patch(self.nodes, self.intervention, self.positions, tuple(rows))
+        return replace(self, rows=tuple(rows))
+
+    def among(self, start: int, n: int) -> Patch:
+        """The same patch for ``n`` prompts that stand at place ``start`` of a longer list."""
+        return self.on([start + row for row in (range(n) if self.rows is None else self.rows)])

@@ -77,6 +77,15 @@ class Frame:
         frame = Frame(self.past, self.width, self.last_prompt)
         return frame.select("generated")
 
+    @property
+    def step(self) -> int | Int[Tensor, "batch pos"]:
+        """Which token of the reply each token makes; 0 at the last prompt token and before it."""
+        if self.width == 1 and isinstance(self.last_prompt, int):
+            return max(0, self.past - self.last_prompt)
+        last = self.last_prompt if isinstance(self.last_prompt, int) else self.last_prompt[:, None]
+        device = None if isinstance(last, int) else last.device
+        return (self._columns(device) - last).clamp(min=0)
+
     def _columns(self, device: torch.device | None = None) -> Tensor:
         return torch.arange(self.past, self.past + self.width, device=device)[None]
 

@@ -52,8 +52,9 @@ class Part:
 
     def _intervene(self, activation: Tensor, frame: Frame, rows: Tensor | None) -> Tensor:
         where, units = self.where, self.where.units
-        generated = frame.generated
+        generated, step = frame.generated, frame.step
         where.generated = generated if isinstance(generated, bool) or rows is None else _rows_of(generated, rows)
+        where.step = step if isinstance(step, int) or rows is None else _rows_of(step, rows)
         samples = torch.arange(len(activation)) if frame.samples is None and rows is None else frame.samples
         where.samples = rows if samples is None else samples if rows is None else samples[rows.to(samples.device)]
         if units is None:
