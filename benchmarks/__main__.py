@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 
-NAMES = ("head_table", "influence_table", "patching", "neuron_scores", "recording", "growth")
+NAMES = ("head_table", "influence_table", "patching", "neuron_scores", "recording", "growth", "generation", "plan")
 
 
 def main() -> int:

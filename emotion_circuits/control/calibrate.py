@@ -1,114 +1,43 @@
 """Calibration: find the strength, on a validation split and under a bound on fluency.
 
-Strength decides everything: too little and the reply stays neutral, too much and the text breaks. For every emotion,
+Strength decides everything: too little and the reply stays neutral, too much and the text breaks. Along strength the
+regimes follow each other, so they can be bisected (`emotion_circuits.control.bisection`). For every emotion,
 
-1. run each candidate at each strength of a coarse grid on a sixth of the validation items;
-2. between the best point and its neighbours, add the midpoints;
-3. run the best point of each of the best few candidates on all validation items;
-4. among the points whose text stays fluent and on topic, take the most accurate; of equals, the one that is most
-   needed (whose removal hurts instructed replies more than removing random nodes does), and then the weakest.
+1. find a controlled strength of every candidate by bisection, on a sixth of the validation items;
+2. rank the candidates: the most accurate first; of equals, the one that is most needed (whose removal hurts instructed
+   replies more than removing random nodes does), and then the one that changes the residual least;
+3. refine: for the best few, find both edges of the controlled part, and take the middle between them, which is as far
+   from too weak as from degenerate;
+4. run these on all validation items, and choose by the same ranking.
 
-The whole dose-response curve is kept. Test items are never looked at.
+What every candidate asks for next is generated in one batch. The whole dose-response curve is kept, and the number of
+generations. Test items are never looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
-from emotion_circuits.control.methods import Method, Prompting
-from emotion_circuits.data.prompts import Prompt
+from emotion_circuits.control.bisection import Range, Regime, edges, find
+from emotion_circuits.control.doses import Bounds, Calibration, Point, best_of_each
+from emotion_circuits.control.trials import Dose, Family, Trials
 from emotion_circuits.data.sev import SEV, Item
-from emotion_circuits.evaluation.accuracy import evaluate
 from emotion_circuits.evaluation.judges import Judge
-from emotion_circuits.evaluation.text_quality import asked_for, log_likelihoods, mentions, perplexity_of
-from emotion_circuits.generation import GenerationConfig, generate
-from emotion_circuits.interventions import Patch
+from emotion_circuits.generation import GenerationConfig
+from emotion_circuits.journal import ReplyJournal
 from emotion_circuits.model import HookedModel
 from emotion_circuits.progress import progress
-from emotion_circuits.replies import Replies
 from emotion_circuits.types import EKMAN
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = ["Bounds", "Calibration", "Family", "Point", "Range", "calibrate"]
 
-Family = Callable[[str, float], Method]
-"""The method at an emotion and a strength."""
-
-STRENGTHS = (0.4, 0.7, 1.0, 1.3, 1.6, 2.0)
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What a point must keep to be eligible.
-
-    Attributes:
-        perplexity_ratio: largest perplexity, as a multiple of the prompted replies' on the same items.
-        on_topic: smallest share of replies that mention their scenario.
-        accuracy: the accuracy wanted; only used to name the regime.
-    """
-
-    perplexity_ratio: float = 1.15
-    on_topic: float = 0.9
-    accuracy: float = 0.95
-
-
-@dataclass(frozen=True)
-class Point:
-    """One candidate at one strength, for one emotion.
-
-    Attributes:
-        emotion: the emotion.
-        candidate: the candidate's name.
-        strength: the strength.
-        n: validation items it was run on.
-        accuracy: share of replies that express the emotion; unscored ones count as misses.
-        perplexity_ratio: perplexity over that of the prompted replies.
-        on_topic: share of replies that mention their scenario.
-        regime: ``too weak``, ``controlled`` or ``degenerate``.
-        removed: accuracy of instructed replies from which the candidate was taken away; None where not tried.
-        control: the same for its control, random nodes of the same make-up.
-    """
-
-    emotion: str
-    candidate: str
-    strength: float
-    n: int
-    accuracy: float
-    perplexity_ratio: float
-    on_topic: float
-    regime: str
-    removed: float | None = None
-    control: float | None = None
-
-    @property
-    def rank(self) -> tuple:
-        """Sorts points from best to worst."""
-        needed = 0.0 if self.removed is None or self.control is None else self.removed - self.control
-        broken = self.regime == "degenerate"
-        return (broken, -round(self.accuracy, 6), needed, self.strength, self.perplexity_ratio)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """The point chosen for each emotion, and everything that was tried.
-
-    Attributes:
-        chosen: by emotion.
-        points: all points, in the order they were run.
-        bounds: what they had to keep.
-    """
-
-    chosen: Mapping[str, Point]
-    points: tuple[Point, ...]
-    bounds: Bounds
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per point, with ``chosen``."""
-        import pandas as pd
-
-        return pd.DataFrame([{**vars(p), "chosen": self.chosen[p.emotion] == p} for p in self.points])
+Removals = Mapping[str, tuple[Family, Family]]
+Curve = tuple[str, str]
+"""Candidate and emotion."""
+Found = TypeVar("Found")
 
 
 def calibrate(
@@ -118,12 +47,13 @@ def calibrate(
     judge: Judge,
     emotions: Sequence[str] = EKMAN,
     *,
-    removals: Mapping[str, tuple[Family, Family]] | None = None,
-    strengths: Sequence[float] = STRENGTHS,
+    removals: Removals | None = None,
+    strengths: Range | None = None,
     bounds: Bounds | None = None,
-    finalists: int = 4,
+    finalists: int = 2,
     config: GenerationConfig | None = None,
     batch_size: int | None = None,
+    journal: ReplyJournal | None = None,
 ) -> Calibration:
     """The best candidate and strength for every emotion.
 
@@ -133,113 +63,118 @@ def calibrate(
         data: validation items; never the test items.
         judge: asked the strict question.
         emotions: the emotions.
-        removals: for a candidate, what takes it away from instructed runs, and what takes its control away; breaks
-            ties between candidates.
-        strengths: coarse grid.
+        removals: for a candidate, what takes it away from instructed runs, and what takes its control away.
+        strengths: where to search.
         bounds: what a point must keep.
-        finalists: candidates that are run on all items.
+        finalists: candidates that are refined and run on all items.
         config: how to decode.
         batch_size: rows in a batch.
+        journal: keeps replies as they are made, see `emotion_circuits.generate`.
     """
-    run = _Runner(model, candidates, data, judge, bounds or Bounds(), config, batch_size)
-    few, everything = _few(data), data.items
-    tested: dict[str, list[Point]] = {emotion: [] for emotion in emotions}
-    with progress("calibrate", len(candidates) + 2) as advance:
-        for name in candidates:
-            for point in run([(name, emotion, s) for emotion in emotions for s in strengths], few):
-                tested[point.emotion].append(point)
-            advance(1)
-        best = {emotion: min(points, key=lambda p: p.rank) for emotion, points in tested.items()}
-        between = [(p.candidate, e, s) for e, p in best.items() for s in _midpoints(p.strength, strengths)]
-        for point in run(between, few):
-            tested[point.emotion].append(point)
+    trials = Trials(model, candidates, judge, bounds or Bounds(), data.items, config, batch_size, journal)
+    search = _Search(trials, _few(data), strengths or Range(), removals or {})
+    with progress("calibrate", 4) as advance:
+        search.bisect([(name, emotion) for emotion in emotions for name in candidates])
         advance(1)
-        last = {emotion: _best_of_each(points)[:finalists] for emotion, points in tested.items()}
-        final = run([(p.candidate, e, p.strength) for e, points in last.items() for p in points], everything)
-        if removals:
-            for i, point in enumerate(final):
-                removed, control = (run.removed(family, point, few) for family in removals[point.candidate])
-                final[i] = replace(point, removed=removed, control=control)
+        ranked = search.ranked(emotions)
         advance(1)
-    chosen = {e: min((p for p in final if p.emotion == e), key=lambda p: p.rank) for e in emotions}
-    return Calibration(chosen, (*(p for points in tested.values() for p in points), *final), run.bounds)
+        middles = search.refine([point for points in ranked.values() for point in points[:finalists]])
+        advance(1)
+        final = search.confirm(middles, data.items)
+        advance(1)
+    chosen = {emotion: min((p for p in final if p.emotion == emotion), key=lambda p: p.rank) for emotion in emotions}
+    return Calibration(chosen, (*search.points, *final), trials.bounds, trials.n_generations)
 
 
-class _Runner:
-    """Runs points; remembers how perplexing the prompted replies to the same items are."""
+class _Search:
+    """The steps of a calibration, and the points that they tried.
 
-    def __init__(
-        self,
-        model: HookedModel,
-        candidates: Mapping[str, Family],
-        data: SEV,
-        judge: Judge,
-        bounds: Bounds,
-        config: GenerationConfig | None,
-        batch_size: int | None,
-    ) -> None:
-        self.model, self.candidates, self.data, self.judge, self.bounds = model, candidates, data, judge, bounds
-        self.config, self.batch_size = config, batch_size
-        self._prompted: dict[str, float] = {}
+    Args:
+        trials: runs doses.
+        few: the items for everything but the last step.
+        span: where to search.
+        removals: see `calibrate`.
+    """
 
-    def __call__(self, wanted: Sequence[tuple[str, str, float]], items: Sequence[Item]) -> list[Point]:
-        """The points (candidate, emotion, strength); all are generated together, each on rows of its own."""
-        prompts: list[Prompt] = []
-        patches: list[Patch] = []
-        emotions: list[str] = []
-        for name, emotion, strength in wanted:
-            new, acting = self.candidates[name](emotion, strength).prepare(items, emotion)
-            patches += [patch.on(range(len(prompts), len(prompts) + len(new))) for patch in acting]
-            prompts += new
-            emotions += [emotion] * len(new)
-        made = generate(self.model, prompts, patches, self.config, batch_size=self.batch_size)
-        replies = Replies(tuple(replace(r, emotion=e) for r, e in zip(made, emotions, strict=True)))
-        hits = evaluate(replies, self.judge).hits
-        scores = log_likelihoods(self.model, asked_for(replies), batch_size=self.batch_size)
-        points = []
-        for k, (name, emotion, strength) in enumerate(wanted):
-            rows = slice(k * len(items), (k + 1) * len(items))
-            on_topic = sum(mentions(reply) for reply in replies.replies[rows]) / len(items)
-            ratio = perplexity_of(scores[rows]) / self._reference(emotion)
-            points.append(self._point(name, emotion, strength, hits[rows], ratio, on_topic))
-        return points
+    def __init__(self, trials: Trials, few: Sequence[Item], span: Range, removals: Removals) -> None:
+        self.trials, self.few, self.span, self.removals = trials, few, span, removals
+        self.curves: dict[Curve, dict[float, Point]] = defaultdict(dict)
 
-    def removed(self, family: Family, point: Point, items: Sequence[Item]) -> float:
-        """Accuracy that instructed replies keep when the point's candidate is taken away."""
-        prompts, patches = family(point.emotion, point.strength).prepare(items, point.emotion)
-        replies = generate(self.model, prompts, patches, self.config, batch_size=self.batch_size)
-        wanted = Replies(tuple(replace(reply, emotion=point.emotion) for reply in replies))
-        return sum(evaluate(wanted, self.judge).hits) / len(items)
+    @property
+    def points(self) -> list[Point]:
+        """Every point tried on the few items."""
+        return [point for curve in self.curves.values() for point in curve.values()]
 
-    def _point(
-        self, name: str, emotion: str, strength: float, hits: Sequence[bool], ratio: float, on_topic: float
-    ) -> Point:
-        accuracy = sum(hits) / len(hits)
-        broken = ratio > self.bounds.perplexity_ratio or on_topic < self.bounds.on_topic
-        regime = "degenerate" if broken else "controlled" if accuracy >= self.bounds.accuracy else "too weak"
-        return Point(emotion, name, strength, len(hits), accuracy, ratio, on_topic, regime)
+    def bisect(self, curves: Sequence[Curve]) -> None:
+        """Find a controlled strength on every curve that has one."""
+        self._run({curve: find(self.span) for curve in curves})
 
-    def _reference(self, emotion: str) -> float:
-        if emotion not in self._prompted:
-            prompts, _ = Prompting().prepare(self.data.items, emotion)
-            replies = generate(self.model, prompts, None, self.config, batch_size=self.batch_size)
-            self._prompted[emotion] = perplexity_of(log_likelihoods(self.model, replies, batch_size=self.batch_size))
-        return self._prompted[emotion]
+    def ranked(self, emotions: Sequence[str]) -> dict[str, list[Point]]:
+        """Every emotion's candidates at their best points, best first."""
+        best = {e: best_of_each([p for p in self.points if p.emotion == e]) for e in emotions}
+        needed = iter(self._needed([p for points in best.values() for p in points if p.regime == "controlled"]))
+        return {
+            e: sorted((next(needed) if p.regime == "controlled" else p for p in points), key=lambda p: p.rank)
+            for e, points in best.items()
+        }
+
+    def refine(self, points: Sequence[Point]) -> list[Point]:
+        """The points moved to the middle of the controlled part of their curves; uncontrolled ones stay."""
+        asking = {}
+        for p in points:
+            if p.regime == "controlled":
+                known: dict[float, Regime] = {s: q.regime for s, q in self.curves[p.candidate, p.emotion].items()}
+                asking[p.candidate, p.emotion] = edges(self.span, known, p.strength)
+        found = self._run(asking)
+        moved = []
+        for p in points:
+            first, last = found.get((p.candidate, p.emotion), (p.strength, p.strength))
+            moved.append(replace(p, strength=round((first * last) ** 0.5, 4)))
+        return moved
+
+    def confirm(self, points: Sequence[Point], items: Sequence[Item]) -> list[Point]:
+        """The points on all items; how much they are needed is taken over."""
+        doses = [Dose(p.candidate, p.emotion, p.strength) for p in points]
+        confirmed = self.trials.run(doses, items)
+        return [replace(new, removed=p.removed, control=p.control) for new, p in zip(confirmed, points, strict=True)]
+
+    def _run(self, searches: Mapping[Curve, Generator[float, Regime, Found]]) -> dict[Curve, Found]:
+        """Run searches side by side: in each round, what all of them ask for is generated together."""
+        results: dict[Curve, Found] = {}
+        answers: dict[Curve, Regime | None] = dict.fromkeys(searches)
+        while answers:
+            asked = {}
+            for curve, regime in answers.items():
+                try:
+                    asked[curve] = next(searches[curve]) if regime is None else searches[curve].send(regime)
+                except StopIteration as end:
+                    results[curve] = end.value
+            answers = {curve: point.regime for curve, point in self._try(asked).items()}
+        return results
+
+    def _try(self, asked: Mapping[Curve, float]) -> dict[Curve, Point]:
+        new = {curve: s for curve, s in asked.items() if s not in self.curves[curve]}
+        doses = [Dose(*curve, strength) for curve, strength in new.items()]
+        for point in self.trials.run(doses, self.few) if doses else []:
+            curve = self.curves[point.candidate, point.emotion]
+            weaker = max((p.accuracy for p in curve.values() if _below(p, point)), default=0.0)
+            held = (point.accuracy, point.perplexity_ratio, point.on_topic)
+            curve[point.strength] = replace(point, regime=self.trials.bounds.regime(*held, weaker))
+        return {curve: self.curves[curve][strength] for curve, strength in asked.items()}
+
+    def _needed(self, points: Sequence[Point]) -> list[Point]:
+        """The points with the accuracy that instructed replies keep without them, and without their control."""
+        if not self.removals or not points:
+            return list(points)
+        methods = [(f(p.emotion, p.strength), p.emotion) for p in points for f in self.removals[p.candidate]]
+        kept = self.trials.accuracies(methods, self.few)
+        pairs = zip(points, kept[::2], kept[1::2], strict=True)
+        return [replace(p, removed=removed, control=control) for p, removed, control in pairs]
 
 
-def _best_of_each(points: Sequence[Point]) -> list[Point]:
-    """The best point of every candidate, best first."""
-    best: dict[str, Point] = {}
-    for point in sorted(points, key=lambda point: point.rank):
-        best.setdefault(point.candidate, point)
-    return list(best.values())
+def _below(weaker: Point, point: Point) -> bool:
+    return weaker.strength < point.strength and weaker.regime != "degenerate"
 
 
 def _few(data: SEV) -> list[Item]:
     return data.limit(max(4, len(data) // 6)).items
-
-
-def _midpoints(best: float, strengths: Sequence[float]) -> list[float]:
-    ordered = sorted(strengths)
-    i = ordered.index(best)
-    return [round((best + ordered[j]) / 2, 4) for j in (i - 1, i + 1) if 0 <= j < len(ordered)]

@@ -13,11 +13,11 @@ from emotion_circuits.activations import Baseline, Contrast
 from emotion_circuits.attribution import Attribution, Influence
 from emotion_circuits.circuits import Builder, Circuit, GlobalTop, Quota, build_circuit
 from emotion_circuits.control import CircuitModulation, CircuitRemoval, ContrastSteering, SteeringVector
-from emotion_circuits.control.calibrate import Family
+from emotion_circuits.control.calibrate import Family, Range
 from emotion_circuits.directions import EmotionDirections
 from emotion_circuits.types import Position
 
-STRENGTHS = (0.4, 0.7, 1.0, 1.4, 2.0)
+STRENGTHS = Range(0.25, 2.0)
 PLACES: tuple[tuple[Baseline, Position], ...] = (
     ("uninstructed", "last"),
     ("uninstructed", "generated"),
