@@ -297,7 +297,7 @@ class Parity:
 def circuits(qwen) -> dict[str, ec.Circuit]:
     asked = instructed(2, EMOTIONS)
     directions = ec.fit_directions(qwen, asked)
-    scores = ec.attribute_each(qwen, asked, directions.targets())
+    scores = ec.attribute_each(qwen, asked, directions.targets(), ec.DirectAttribution())
     return {emotion: ec.build_circuit(held, size=12) for emotion, held in scores.items()}
 
 

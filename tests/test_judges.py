@@ -391,14 +391,20 @@ def test_llm_judge_recovers(endpoint, trouble: str) -> None:
         assert time.monotonic() - start > 0.2  # waits as long as the server asks
 
 
-@pytest.mark.parametrize("trouble", ["500", "half", "broken json", "429"])
+@pytest.mark.parametrize("trouble", ["500", "half", "broken json", "429", "timeout"])
 def test_llm_judge_gives_up_as_unscored(endpoint, trouble: str) -> None:
-    server, judge = endpoint(*[trouble] * 3, max_retries=2)
+    server, judge = endpoint(*[trouble] * 3, max_retries=2, timeout=0.3 if trouble == "timeout" else 10.0)
     score = judge.match(["I am furious"], ["anger"])[0]
     assert score.label is None
     assert "no answer after 3 tries" in score.reason
     assert len(server.requests) == 3
     assert judge.match(["I am furious"], ["anger"])[0].label == "anger"  # a failure is not remembered
+
+
+def test_a_server_with_every_trouble_loses_nothing(endpoint) -> None:
+    _, judge = endpoint(*["timeout", "429", "500", "broken json", "half", "503"] * 2, timeout=0.5, max_retries=9)
+    texts = [f"I am furious, number {i}" if i % 3 else f"The cup is blue, number {i}" for i in range(18)]
+    assert [s.label for s in judge(texts)] == ["anger" if i % 3 else "neutral" for i in range(18)]
 
 
 @pytest.mark.parametrize("trouble", ["chatty", "other label", "400"])
@@ -444,6 +450,9 @@ def test_estimate_counts_before_sending() -> None:
     assert (estimate.requests, estimate.cached) == (2, 1)
     assert estimate.cost == pytest.approx((estimate.input_tokens + 2 * estimate.output_tokens) / 1e6)
     assert judge.estimate(["a"]).cost is None
+    assert judge.estimate(["a", "a", "b"], emotions=["anger", "fear", "fear"]).requests == 3
+    with pytest.raises(EmotionError, match="'envy' but knows only anger"):
+        judge.estimate(["a"], emotions="envy")
 
 
 def test_requests_run_side_by_side_but_not_too_fast(endpoint) -> None:
@@ -528,6 +537,30 @@ def test_classifier_maps_labels_by_name_and_batches() -> None:
     ]
     with pytest.raises(EmotionError, match="'fear' but knows only anger, happiness, disgust"):
         judge.match(["rage"], ["fear"])
+
+
+def test_a_classifier_is_loaded_from_its_folder(tmp_path: Path) -> None:
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    labels, tokenizer = ["anger", "joy", "neutral"], make_tokenizer(WORDS)
+    config = BertConfig(
+        vocab_size=len(WORDS) + 2, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    judge = ClassifierJudge(str(tmp_path), threshold=0.0, device="cpu")
+    assert judge.name == f"classifier:{tmp_path}"
+    texts = ["rage", "glee glee", "meh ewww rage glee", "rage meh"]
+    for text, score in zip(texts, judge(texts), strict=True):
+        with torch.no_grad():
+            alone = model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1).tolist()
+        assert score.scores == pytest.approx(dict(zip(["anger", "happiness", "neutral"], alone, strict=True)), abs=1e-5)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        ClassifierJudge(str(tmp_path / "nothing"))
 
 
 def test_classifier_label_map_and_its_errors() -> None:

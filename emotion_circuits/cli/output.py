@@ -85,9 +85,40 @@ ppl: perplexity under the unmodulated model, after the prompt that asks for
 the emotion. topic: share of replies that mention their scenario."""
 
 
-def comparison_json(comparison: Comparison) -> str:
+def print_costs(comparison: Comparison, reference: str) -> None:
+    """What methods cost: the text, and what has nothing to do with emotion."""
+    costs = Table(title="what it costs", title_justify="left", **_TIGHT)
+    for column in ("method", "p", "dist2", "rep", "words", "lang", "KL", "same", "answers"):
+        costs.add_column(column, justify="left" if column == "method" else "right")
+    for row in comparison.table(reference).to_dict("records"):
+        costs.add_row(
+            str(row["method"]), _p_value(row["p"]), f"{row['distinct_2']:.2f}", _percent(row["repetition"]),
+            f"{row['n_words']:.1f}", _percent(row["in_language"]), f"{row['kl']:.3f}", _percent(row["same_token"]),
+            f"{_percent(row['answered'])} {100 * row['answered_change']:+.1f}",
+        )  # fmt: skip
+    console.print(costs)
+    n = next(iter(comparison.side_effects.values()))
+    console.print(
+        _COSTS.format(reference=reference, requests=n.n_requests, questions=n.n_questions), style="dim", highlight=False
+    )
+
+
+_COSTS = """\
+p: McNemar's exact test of accuracy against {reference}, same items.
+dist2, rep: distinct-2; % of words that repeat one of the three before.
+lang: % of replies in the language wanted. KL (nats per token) and same (% of
+tokens with the same first choice): against the unmodulated model, on {requests}
+unrelated requests. answers: % of {questions} plain questions answered, and the
+change from the unmodulated model."""
+
+
+def _p_value(p: float) -> str:
+    return "" if p != p else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def comparison_json(comparison: Comparison, reference: str | None = None) -> str:
     """Both tables as JSON."""
-    tables = {"methods": comparison.table(), "by_emotion": comparison.by_emotion()}
+    tables = {"methods": comparison.table(reference), "by_emotion": comparison.by_emotion()}
     return json.dumps(
         {name: json.loads(frame.to_json(orient="records") or "[]") for name, frame in tables.items()}, indent=2
     )

@@ -7,13 +7,15 @@ may be one. A method that breaks its text shows in the gap between them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from emotion_circuits import distributed
 from emotion_circuits.errors import DataError
 from emotion_circuits.evaluation.judges import Judge, Score
 from emotion_circuits.intervals import clustered, wilson
-from emotion_circuits.replies import Replies
+from emotion_circuits.replies import Replies, Reply
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,14 +105,17 @@ def evaluate(replies: Replies, judge: Judge, question: Question = "classify") ->
     Raises:
         DataError: ``"match"`` was asked of replies that wanted no emotion.
     """
-    if question == "classify":
-        scores = judge(replies.texts)
-    else:
-        wanted = [reply.emotion for reply in replies]
-        if None in wanted:
-            raise DataError("question='match' needs the wanted emotion of every reply; use question='classify'")
-        scores = judge.match(replies.texts, [str(emotion) for emotion in wanted])
-    return Evaluation(replies, tuple(scores), judge.name, question)
+    if question == "match" and None in (reply.emotion for reply in replies):
+        raise DataError("question='match' needs the wanted emotion of every reply; use question='classify'")
+
+    def ask(part: Sequence[Reply]) -> list[dict]:
+        texts = [reply.text for reply in part]
+        scores = judge(texts) if question == "classify" else judge.match(texts, [str(reply.emotion) for reply in part])
+        return [vars(score) for score in scores]
+
+    # A judge that keeps answers or a pace of its own is asked by one process only.
+    verdicts = distributed.spread(ask, replies.replies, alone=getattr(judge, "alone", False))
+    return Evaluation(replies, tuple(Score(**verdict) for verdict in verdicts), judge.name, question)
 
 
 def _row(table: pd.DataFrame) -> dict[str, float | int]:

@@ -5,18 +5,22 @@ perplexity    under the unmodulated model, given the prompt that asks for the em
 distinct-n    distinct n-grams over n-grams, in one reply; 1 means nothing repeats.
 repetition    share of a reply's words that repeat one of the three words before them.
 on topic      whether a content word of the scenario or event occurs in the reply.
+in language   whether the reply is in the language wanted (`emotion_circuits.evaluation.language`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from emotion_circuits.data.prompts import Prompt, Style
+from emotion_circuits import distributed
+from emotion_circuits.data.instructions import Style, Wording
+from emotion_circuits.evaluation.language import in_language
 from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.progress import progress
 from emotion_circuits.replies import Replies, Reply
@@ -44,6 +48,8 @@ class Fluency:
         repetition: mean repetition.
         n_words: mean length in words.
         on_topic: share of replies that mention their scenario.
+        in_language: share of replies in the language wanted, among those of which it can be told.
+        language_unknown: replies of which it cannot be told.
     """
 
     perplexity: float
@@ -52,32 +58,46 @@ class Fluency:
     repetition: float
     n_words: float
     on_topic: float
+    in_language: float
+    language_unknown: int
 
 
-def fluency(model: HookedModel, replies: Replies, style: Style = "named", *, batch_size: int | None = None) -> Fluency:
+def fluency(
+    model: HookedModel,
+    replies: Replies,
+    style: Style = "named",
+    *,
+    wording: Wording | None = None,
+    batch_size: int | None = None,
+) -> Fluency:
     """Fluency of replies under the unmodulated model.
 
     Args:
         model: the model, without patches.
         replies: the replies; each is scored after the prompt that asks for its emotion in ``style``.
         style: of that prompt.
+        wording: of that prompt, and with it the language that replies should be in; English by default.
         batch_size: rows in a batch.
     """
+    told = [in_language(text, wording.language if wording else "en") for text in replies.texts]
     words = [words_of(text) for text in replies.texts]
     n = max(1, len(replies))
     return Fluency(
-        perplexity=perplexity(model, asked_for(replies, style), batch_size=batch_size),
+        perplexity=perplexity(model, asked_for(replies, style, wording), batch_size=batch_size),
         distinct_1=sum(distinct(w, 1) for w in words) / n,
         distinct_2=sum(distinct(w, 2) for w in words) / n,
         repetition=sum(repetition(w) for w in words) / n,
         n_words=sum(len(w) for w in words) / n,
         on_topic=sum(mentions(reply) for reply in replies) / n,
+        in_language=sum(t is True for t in told) / max(1, len(told) - told.count(None)),
+        language_unknown=told.count(None),
     )
 
 
-def asked_for(replies: Replies, style: Style = "named") -> Replies:
+def asked_for(replies: Replies, style: Style = "named", wording: Wording | None = None) -> Replies:
     """The replies as if each had been asked for by instruction."""
-    return Replies(tuple(Reply(_instructed(r, style), r.text, r.tokens, r.emotion, r.method) for r in replies))
+    prompts = (reply.prompt.instructed(reply.emotion, style, wording) for reply in replies)
+    return Replies(tuple(replace(r, prompt=prompt) for r, prompt in zip(replies, prompts, strict=True)))
 
 
 def perplexity(model: HookedModel, replies: Replies, *, batch_size: int | None = None) -> float:
@@ -95,10 +115,12 @@ def perplexity_of(scores: Sequence[Tensor]) -> float:
 def log_likelihoods(model: HookedModel, replies: Replies, *, batch_size: int | None = None) -> list[Tensor]:
     """Log-likelihood of each token of each reply, given its prompt."""
     result: dict[int, Tensor] = {}
-    with progress("perplexity", len(replies)) as advance:
-        for batch, scores in model.run_batches(replies, lambda b: _scores(model, b), batch_size, stage="score"):
+    with progress("perplexity", len(replies), shared=True) as advance:
+        score = partial(_scores, model)
+        for batch, scores in model.run_batches(replies, score, batch_size, stage="score", shared=True):
             result.update(zip(batch.samples.tolist(), scores, strict=True))
             advance(len(batch))
+    result = distributed.merge(result)
     return [result[i] for i in range(len(replies))]
 
 
@@ -146,7 +168,3 @@ def _stem(word: str) -> str:
         if word.endswith(suffix) and len(word) - len(suffix) >= 4:
             return word[: -len(suffix)]
     return word
-
-
-def _instructed(reply: Reply, style: Style) -> Prompt:
-    return reply.prompt.instructed(reply.emotion, style)

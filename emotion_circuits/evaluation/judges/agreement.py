@@ -148,17 +148,11 @@ def read_labelling_sheet(path: str | Path, texts: Sequence[str], labels: Sequenc
         DataError: If columns or rows are missing or doubled, a row belongs to another text, or a label is unknown.
     """
     path, texts = Path(path), check_texts(texts)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            raise DataError(f"{path} lacks the columns {missing}, it has {reader.fieldnames}: keep the sheet's header")
-        rows = [(reader.line_num, row) for row in reader]
     scores: dict[int, Score] = {}
-    for line, row in rows:
+    for line, row in _rows(path):
         where = f"{path}, line {line}"
         item = row["item"].strip()
-        if not item.isdigit() or int(item) >= len(texts):
+        if not item.isdecimal() or len(item) > 18 or int(item) >= len(texts):
             raise DataError(f"{where}: item is {item!r}, expected a number below {len(texts)}: do not edit this column")
         if row["check"].strip() != _check_sum(texts[int(item)]):
             raise DataError(f"{where}: item {item} belongs to another text: read with the texts of writing")
@@ -169,6 +163,20 @@ def read_labelling_sheet(path: str | Path, texts: Sequence[str], labels: Sequenc
         gone = [i for i in range(len(texts)) if i not in scores]
         raise DataError(f"{path} lacks {len(gone)} of {len(texts)} items, e.g. {gone[:5]}: put the deleted rows back")
     return [scores[i] for i in range(len(texts))]
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line number and cells of every row; a cell that is not there is empty."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval="")
+            found, rows = reader.fieldnames or (), [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a labelling sheet ({error}): save it as CSV in UTF-8") from error
+    missing = [column for column in COLUMNS if column not in found]
+    if missing:
+        raise DataError(f"{path} lacks the columns {missing}, it has {found}: keep the sheet's header")
+    return rows
 
 
 def _human(row: dict[str, str], known: tuple[str, ...], where: str) -> Score:

@@ -161,9 +161,9 @@ def _load(model: Any, tokenizer: Any, device: str | None) -> tuple[Any, Any]:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         try:
-            tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
-            model = AutoModelForSequenceClassification.from_pretrained(model)
-        except OSError as error:
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+            model = AutoModelForSequenceClassification.from_pretrained(model, trust_remote_code=False)
+        except (OSError, ValueError) as error:  # ValueError: the model wants to run code of its own
             raise ModelError(
                 f"the classifier {model!r} cannot be loaded: {error}. Give the folder or the Hub name of a "
                 "sequence-classification model; offline, download it first"

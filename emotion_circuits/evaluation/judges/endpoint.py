@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emotion_circuits import records
 from emotion_circuits.errors import ModelError
 
 LONGEST_WAIT = 120.0
@@ -120,7 +121,8 @@ def _content(response: Any) -> str | NoAnswer:
 def _message(error: Any, key: str) -> str:
     """What the server says about a rejected request, without the key, should it repeat that."""
     body = error.body if isinstance(error.body, dict) else {}
-    return str(body.get("message", "")).replace(key, "***")[:200] or "rejected"
+    said = body.get("message") or body.get("detail") or "rejected"  # OpenAI's word for it, or FastAPI's
+    return str(said).replace(key, "***")[:200]
 
 
 def _retry_after(error: Any) -> float | None:
@@ -137,12 +139,10 @@ class AnswerCache:
         self.path = Path(path) if path is not None else None
         self.answers: dict[str, str] = {}
         if self.path is not None and self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = json.loads(line)
-                    self.answers[record["key"]] = record["answer"]
-                except (json.JSONDecodeError, KeyError, TypeError):
-                    continue  # half a line: the writer was killed
+            for _, record in records.scan(self.path):
+                match record:  # anything else is half a line: the writer was killed
+                    case {"key": str(key), "answer": str(answer)}:
+                        self.answers[key] = answer
 
     @staticmethod
     def key(request: Any) -> str:

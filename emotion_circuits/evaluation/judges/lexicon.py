@@ -44,6 +44,7 @@ class LexiconJudge:
     """
 
     name = "lexicon"
+    languages = ("en",)
 
     def __init__(
         self,

@@ -72,6 +72,8 @@ class LLMJudge:
         request: More arguments of the request; None removes one, e.g. ``{"temperature": None}``.
     """
 
+    alone = True  # one process keeps the answers, and the pace that was asked for
+
     def __init__(
         self,
         model: str,
@@ -102,8 +104,7 @@ class LLMJudge:
     def __call__(self, texts: Sequence[str]) -> list[Score]:
         """Asks which of the labels each text expresses, "neutral" included."""
         texts = check_texts(texts)
-        question = CLASSIFY.format(labels=", ".join((*self.labels, NEUTRAL)))
-        return [self._read_label(answer) for answer in self._answers(texts, [question] * len(texts))]
+        return [self._read_label(answer) for answer in self._answers(texts, self._questions(texts, None))]
 
     def match(self, texts: Sequence[str], emotions: Sequence[str] | str) -> list[Score]:
         """Asks "does this text express e?", yes or no.
@@ -113,22 +114,31 @@ class LLMJudge:
         """
         texts = check_texts(texts)
         emotions = check_emotions(texts, emotions, self.labels)
-        answers = self._answers(texts, [MATCH.format(emotion=emotion) for emotion in emotions])
+        answers = self._answers(texts, self._questions(texts, emotions))
         return [self._read_match(answer, emotion) for answer, emotion in zip(answers, emotions, strict=True)]
 
     def estimate(
-        self, texts: Sequence[str], price_input: float | None = None, price_output: float | None = None
+        self,
+        texts: Sequence[str],
+        price_input: float | None = None,
+        price_output: float | None = None,
+        *,
+        emotions: Sequence[str] | str | None = None,
     ) -> Estimate:
-        """Returns what classifying the texts would take, without sending anything.
+        """Returns what judging the texts would take, without sending anything.
 
         Args:
             texts: The replies.
             price_input: Price of a million input tokens.
             price_output: Price of a million output tokens.
+            emotions: Those to be matched; None for classifying.
+
+        Raises:
+            EmotionError: If an emotion is not among the labels.
         """
         texts = check_texts(texts)
-        question = CLASSIFY.format(labels=", ".join((*self.labels, NEUTRAL)))
-        messages = {self._key(m): m for text in texts if text.strip() for m in [self._messages(text, question)]}
+        pairs = zip(texts, self._questions(texts, emotions), strict=True)
+        messages = {self._key(m): m for text, asked in pairs if text.strip() for m in [self._messages(text, asked)]}
         new = [m for key, m in messages.items() if key not in self.cache]
         n_in = sum(len(part["content"]) + 16 for m in new for part in m) // 4
         n_out = ANSWER_TOKENS * len(new)
@@ -136,6 +146,12 @@ class LLMJudge:
         if price_input is not None and price_output is not None:
             cost = (n_in * price_input + n_out * price_output) / 1e6
         return Estimate(len(new), sum(1 for text in texts if text.strip()) - len(new), n_in, n_out, cost)
+
+    def _questions(self, texts: list[str], emotions: Sequence[str] | str | None) -> list[str]:
+        """What is asked about each text: to classify it, or to match it with its emotion."""
+        if emotions is None:
+            return [CLASSIFY.format(labels=", ".join((*self.labels, NEUTRAL)))] * len(texts)
+        return [MATCH.format(emotion=emotion) for emotion in check_emotions(texts, emotions, self.labels)]
 
     def _messages(self, text: str, question: str) -> list[dict[str, str]]:
         content = f"{question}\n\nText: {json.dumps(text, ensure_ascii=False)}"
@@ -221,7 +237,7 @@ def _parse(answer: str) -> dict[str, Any] | None:
         text = text[3:-3].removeprefix("json").strip()
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
