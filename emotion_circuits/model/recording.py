@@ -38,13 +38,14 @@ def stream(
     batch_size: int | None,
     *,
     sort: bool = True,
+    shared: bool = False,
 ) -> Iterator[tuple[TokenBatch, dict[Site, Float[Tensor, "layer batch *unit"]]]]:
     """Batches with their activations at each site."""
 
     def work(batch: TokenBatch) -> dict[Site, Tensor]:
         return record_batch(model, batch, sites, layers, positions)
 
-    yield from model.run_batches(prompts, work, batch_size, sort=sort, stage=_stage(sites))
+    yield from model.run_batches(prompts, work, batch_size, sort=sort, stage=_stage(sites), shared=shared)
 
 
 @torch.no_grad()
@@ -85,6 +86,28 @@ def read(model: HookedModel, batch: TokenBatch, site: Site, layer: int) -> Float
     finally:
         handle.remove()
     return kept[0]
+
+
+@torch.no_grad()
+def project(
+    model: HookedModel, batch: TokenBatch, site: Site, vectors: Float[Tensor, "layer direction d_model"]
+) -> Float[Tensor, "layer batch pos direction"]:
+    """Every token's residual on some vectors of its layer, on the CPU; the residuals themselves are not kept."""
+    kept: list[Tensor | None] = [None] * len(vectors)
+
+    def projector(layer: int):
+        def hook(activation: Tensor) -> None:
+            onto = vectors[layer].to(device=activation.device, dtype=statistics_dtype(activation))
+            kept[layer] = (activation.to(onto.dtype) @ onto.T).cpu()
+
+        return hook
+
+    with ExitStack() as stack:
+        for layer in range(len(vectors)):
+            stack.callback(model.sites.port(site, layer).attach(projector(layer)).remove)
+        model.announce(batch)
+        model.hf.base_model(**batch.inputs(), use_cache=False)
+    return torch.stack([value for value in kept if value is not None])
 
 
 def record(
