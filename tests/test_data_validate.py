@@ -338,3 +338,63 @@ def test_other_valences() -> None:
     ]
     assert check(records, valences=("good", "bad")).ok
     assert not check(records).ok
+
+
+# The command
+
+
+def longer(records: list[Record]) -> None:
+    for record in records[20:40]:
+        record["event"]["negative"] = record["event"]["negative"][:-1] + " that day again."
+    records[LINE - 1]["event"]["negative"] += " It was the end of the street, and the bus had left."
+
+
+def marked(records: list[Record]) -> None:
+    for record in records[LINE - 14 : LINE]:
+        record["event"]["positive"] = record["event"]["positive"][:-1] + " accordingly."
+
+
+FAULTS: dict[str, Callable[[list[Record]], object]] = {
+    "field": lambda records: records[LINE - 1].update(scenario=""),
+    "duplicate_id": lambda records: records[LINE - 1].update(skeleton_id=records[3]["skeleton_id"]),
+    "emotion_word": lambda records: records[LINE - 1].update(scenario="I was furious about the tram"),
+    "first_person": lambda records: records[LINE - 1].update(scenario="The tram came late to the square"),
+    "identical_events": lambda records: records[LINE - 1]["event"].update(
+        negative=records[LINE - 1]["event"]["neutral"]
+    ),
+    "near_duplicate": lambda records: records[LINE - 1].update(scenario=records[9]["scenario"] + " today"),
+    "length_balance": longer,
+    "theme_balance": lambda records: records[LINE - 1]["event"].pop("positive"),
+    "valence_leak": marked,
+}
+
+
+@pytest.mark.parametrize("check_name", [*FAULTS, "json"])
+def test_the_command_fails_with_the_line(check_name: str, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from emotion_circuits.cli.app import app
+
+    records = records_of(TRAIN)
+    FAULTS.get(check_name, lambda _: None)(records)
+    lines = [json.dumps(record) for record in records]
+    if check_name == "json":
+        lines[LINE - 1] = lines[LINE - 1][:40]
+    path = tmp_path / "copy.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    result = CliRunner().invoke(app, ["data", "check", str(path)])
+    assert result.exit_code == 1
+    named = [line for line in result.stdout.splitlines() if f"[{check_name}]" in line]
+    assert any(f"copy.jsonl:{LINE}:" in line for line in named), result.stdout
+    lenient = CliRunner().invoke(app, ["data", "check", "--allow-warnings", str(path)])
+    assert lenient.exit_code == (0 if check_name in ("first_person", "length_balance", "valence_leak") else 1)
+
+
+def test_the_command_passes_the_shipped_sets() -> None:
+    from typer.testing import CliRunner
+
+    from emotion_circuits.cli.app import app
+
+    result = CliRunner().invoke(app, ["data", "check", str(TRAIN), str(TEST), str(VIGNETTES)])
+    assert result.exit_code == 0, result.stdout
+    assert "0 errors, 0 warnings" in result.stdout

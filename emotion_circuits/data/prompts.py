@@ -1,35 +1,16 @@
-"""Prompts: a chat, and what the experiment knows about it (method.md, stage 1).
-
-`instruction` writes the system message of each elicitation style. Styles differ in how they name the emotion:
-
-``named``      ``Always reply in {emotion}.`` (the reference's)
-``described``  a state in words that never name it, against the confound of the keyword
-``none``       the uninstructed prompt: only the length rule
-"""
+"""Prompts: a chat, and what the experiment knows about it (method.md, stage 1)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
+from emotion_circuits.data.instructions import Style, Wording, english
 from emotion_circuits.errors import EmotionError
 
-Style = Literal["named", "described", "none"]
 Message = tuple[str, str]
 """Role (``system``, ``user``, ``assistant``) and content."""
-
-LENGTH_RULE = "Keep the reply to at most two sentences."
-
-DESCRIBED_STATES: dict[str, str] = {
-    "anger": "You have been treated unfairly, your blood boils, and you hold nothing back.",
-    "sadness": "You have lost what mattered most, your eyes are wet, and everything feels heavy.",
-    "happiness": "Everything went right today, your heart is light, and you cannot stop smiling.",
-    "fear": "Your hands shake, danger may be anywhere, and you expect the worst.",
-    "surprise": "You did not see this coming at all, and your mouth is still open.",
-    "disgust": "Your stomach turns, you want to spit it out and be nowhere near it.",
-}
-"""A state for each of the six emotions that does not name the emotion."""
 
 
 @dataclass(frozen=True)
@@ -68,27 +49,11 @@ class Prompt:
         """(scenario, event valence): prompts of one group differ in the emotion alone."""
         return self.item, self.valence
 
-    def instructed(self, emotion: str | None, style: Style = "named") -> Prompt:
-        """The same chat under another instruction, which replaces the system message."""
+    def instructed(self, emotion: str | None, style: Style = "named", wording: Wording | None = None) -> Prompt:
+        """The same chat under another instruction, which replaces the system message; English by default."""
         turns = tuple(turn for turn in self.messages if turn[0] != "system")
-        return replace(self, messages=(("system", instruction(emotion, style)), *turns), emotion=emotion)
-
-
-def instruction(emotion: str | None, style: Style = "named", length_rule: str = LENGTH_RULE) -> str:
-    """The system message that asks for ``emotion`` in ``style``.
-
-    Raises:
-        EmotionError: the style has no wording for the emotion.
-    """
-    if emotion is None or style == "none":
-        return length_rule
-    if style == "named":
-        return f"Always reply in {emotion}.\n{length_rule}"
-    if emotion not in DESCRIBED_STATES:
-        raise EmotionError(
-            f"no described state for {emotion!r}; there is one for {', '.join(DESCRIBED_STATES)}: use style='named'"
-        )
-    return f"{DESCRIBED_STATES[emotion]}\n{length_rule}"
+        system = (wording or english()).instruction(emotion, style)
+        return replace(self, messages=(("system", system), *turns), emotion=emotion)
 
 
 def as_prompts(prompts: object) -> list[Prompt]:

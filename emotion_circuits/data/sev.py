@@ -13,10 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from emotion_circuits.data.prompts import Prompt, Style, instruction
+from emotion_circuits.data.instructions import Style, Wording, english
+from emotion_circuits.data.prompts import Prompt
 from emotion_circuits.errors import DataError
 from emotion_circuits.types import VALENCES
 
@@ -40,10 +41,12 @@ class Item:
     Attributes:
         record: the scenario.
         valence: which of its events.
+        wording: of its instructions.
     """
 
     record: Record
     valence: str
+    wording: Wording = field(default_factory=english, repr=False)
 
     @property
     def text(self) -> str:
@@ -52,7 +55,7 @@ class Item:
 
     def prompt(self, emotion: str | None = None, style: Style = "named") -> Prompt:
         """The chat that shows this item under an instruction, or uninstructed when ``emotion`` is None."""
-        messages = (("system", instruction(emotion, style)), ("user", self.text))
+        messages = (("system", self.wording.instruction(emotion, style)), ("user", self.text))
         return Prompt(messages, emotion, self.record.skeleton_id, self.valence, self.record.theme)
 
 
@@ -63,10 +66,12 @@ class SEV:
     Attributes:
         records: the scenarios, in the order of the file.
         name: where they came from.
+        wording: of the instructions that its items are shown under; English by default.
     """
 
     records: tuple[Record, ...]
     name: str = "SEV"
+    wording: Wording = field(default_factory=english, repr=False)
 
     @classmethod
     def from_jsonl(cls, path: str | Path) -> SEV:
@@ -103,7 +108,11 @@ class SEV:
     @property
     def items(self) -> list[Item]:
         """Every scenario with every event: ``3 * len(self)`` items."""
-        return [Item(record, valence) for record in self.records for valence in VALENCES]
+        return [Item(record, valence, self.wording) for record in self.records for valence in VALENCES]
+
+    def worded(self, wording: Wording) -> SEV:
+        """The same scenarios under instructions in other words, e.g. ``Wording.load("de")`` or a label set's."""
+        return replace(self, wording=wording)
 
     def prompts(self, emotion: str | None = None, style: Style = "named") -> list[Prompt]:
         """The chats of all items under one instruction; uninstructed by default."""
@@ -121,7 +130,7 @@ class SEV:
         by_theme = {t: [r for r in self.records if r.theme == t] for t in self.themes}
         rounds = max(len(records) for records in by_theme.values())
         order = [records[i] for i in range(rounds) for records in by_theme.values() if i < len(records)]
-        return SEV(tuple(order[:n]), f"{self.name}[:{n}]")
+        return replace(self, records=tuple(order[:n]), name=f"{self.name}[:{n}]")
 
     def split(self, *shares: float) -> tuple[SEV, ...]:
         """Disjoint parts with these shares of every theme, in the order of the file.
@@ -138,7 +147,7 @@ class SEV:
                 stop = round(len(records) * reached / total)
                 part.extend(records[start:stop])
                 start = stop
-        return tuple(SEV(tuple(part), f"{self.name}[{i}]") for i, part in enumerate(parts))
+        return tuple(replace(self, records=tuple(part), name=f"{self.name}[{i}]") for i, part in enumerate(parts))
 
     @property
     def sha256(self) -> str:
@@ -178,22 +187,26 @@ def _record(line: str, place: str) -> Record:
         fields = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{place}: not JSON ({error.msg} at column {error.colno}); is the file cut off?") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, nesting without end
+        raise DataError(f"{place}: cannot be read ({error})") from error
     if not isinstance(fields, dict):
         raise DataError(f"{place}: expected a JSON object, got {type(fields).__name__}")
-    for field in _TEXT_FIELDS:
-        _expect_text(fields.get(field), field, place)
+    for name in _TEXT_FIELDS:
+        _expect_text(fields.get(name), name, place)
     event = fields.get("event")
     if not isinstance(event, dict):
         raise DataError(f"{place}, field 'event': expected an object with {_quoted(VALENCES)}, got {event!r}")
     for valence in VALENCES:
         _expect_text(event.get(valence), f"event.{valence}", place)
-    texts = {field: fields[field] for field in _TEXT_FIELDS}
+    texts = {name: fields[name] for name in _TEXT_FIELDS}
     return Record(**texts, event={valence: event[valence] for valence in VALENCES})
 
 
 def _expect_text(value: object, field: str, place: str) -> None:
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{place}, field '{field}': expected a non-empty string, got {value!r}")
+        raise DataError(f"{place}, field '{field}': expected a non-empty string, got {value!r:.80}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise DataError(f"{place}, field '{field}': holds half a character (a lone surrogate), which no file can keep")
 
 
 def _quoted(names: Sequence[str]) -> str:

@@ -55,6 +55,11 @@ class CheckReport:
         """True when there is no error; warnings may remain."""
         return all(finding.severity != "error" for finding in self.findings)
 
+    @property
+    def clean(self) -> bool:
+        """True when nothing was found, not even a warning."""
+        return not self.findings
+
     def to_frame(self) -> pd.DataFrame:
         """The findings, one row each."""
         import pandas as pd
