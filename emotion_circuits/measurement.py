@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from emotion_circuits import distributed
 from emotion_circuits.data.prompts import as_prompts
+from emotion_circuits.directions.quality import flag_note
 from emotion_circuits.intervals import clustered
 from emotion_circuits.interventions import Patch
 from emotion_circuits.model import HookedModel, TokenBatch
@@ -23,10 +25,12 @@ class Measurement:
     Attributes:
         values: one per prompt, in the target's unit.
         clusters: the scenario of each prompt; prompts of one scenario are not independent.
+        flags: why the target's direction is not to be trusted, if it failed a test of its own reliability.
     """
 
     values: Float[Tensor, " sample"]
     clusters: tuple[object, ...]
+    flags: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -40,11 +44,11 @@ class Measurement:
 
     def __sub__(self, other: Measurement) -> Measurement:
         """The change, prompt by prompt."""
-        return Measurement(self.values - other.values, self.clusters)
+        return Measurement(self.values - other.values, self.clusters, self.flags)
 
     def __repr__(self) -> str:
         low, high = self.interval
-        return f"Measurement({self.mean:.4g} [{low:.4g}, {high:.4g}], n = {len(self.values)})"
+        return f"Measurement({self.mean:.4g} [{low:.4g}, {high:.4g}], n = {len(self.values)}{flag_note(self.flags)})"
 
 
 def measure(
@@ -74,7 +78,8 @@ def measure(
         with model.patched(*patches, samples=batch.samples):
             return target(model, model.read(batch, site, layer)).detach().cpu()
 
-    for batch, read_off in model.run_batches(asked, read, batch_size):
+    for batch, read_off in model.run_batches(asked, read, batch_size, shared=True):
         values.update(zip(batch.samples.tolist(), read_off, strict=True))
+    values = distributed.merge(values)
     clusters = tuple(prompt.item if prompt.item is not None else i for i, prompt in enumerate(asked))
-    return Measurement(torch.stack([values[i] for i in range(len(asked))]), clusters)
+    return Measurement(torch.stack([values[i] for i in range(len(asked))]), clusters, getattr(target, "flags", ()))

@@ -6,7 +6,7 @@ at a given sublayer counts (`local`). Any frozen object with these members is a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -14,7 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emotion_circuits.errors import ModelError
+from emotion_circuits import distributed
+from emotion_circuits.data.prompts import Prompt, as_prompts
+from emotion_circuits.errors import DataError, ModelError
+from emotion_circuits.progress import progress
 from emotion_circuits.types import Site, as_site
 
 if TYPE_CHECKING:
@@ -58,12 +61,14 @@ class DirectionTarget:
         resid_mid: unit direction after each attention.
         resid_post: unit direction after each MLP.
         reference: the reference vector.
+        flags: why the direction is not to be trusted, if it failed a test of its own reliability.
     """
 
     emotion: str | None
     resid_mid: Float[Tensor, "layer d_model"]
     resid_post: Float[Tensor, "layer d_model"]
     reference: Float[Tensor, " d_model"]
+    flags: tuple[str, ...] = ()
 
     @property
     def readout(self) -> Readout:
@@ -82,6 +87,7 @@ class DirectionTarget:
             self.resid_mid - other.resid_mid,
             self.resid_post - other.resid_post,
             self.reference - other.reference,
+            (*self.flags, *other.flags),
         )
 
 
@@ -144,6 +150,38 @@ class LogitDifference:
         return value - logits[..., len(self.tokens) :].mean(dim=-1) if self.against else value
 
 
+@dataclass(frozen=True, eq=False)
+class SaidTarget:
+    r"""What is said next under one emotion and not under the others, without a list of words (`said_targets`).
+
+    .. math:: t = \sum_w \bigl(p_e(w) - \bar p_{e' \neq e}(w)\bigr)\,\text{logit}_w
+
+    with p the mean distribution of the first token of the reply. A `DirectionTarget` asks what is *written*, of which
+    later layers and the unembedding may read only a part. Biases and caps of the logits are left out.
+
+    Attributes:
+        emotion: the emotion.
+        vector: the unembedding's sum over tokens, weighted as above; it meets the final normed residual.
+        tokens: ids of the tokens that the emotion makes likelier, most of all first.
+    """
+
+    emotion: str
+    vector: Float[Tensor, " d_model"]
+    tokens: tuple[int, ...] = ()
+
+    @property
+    def readout(self) -> Readout:
+        return "resid_post", -1
+
+    def local(self, model: HookedModel, site: Site, layer: int) -> Float[Tensor, " d_model"]:
+        """The vector, seen through the final norm's weights but not its scale."""
+        weight = model.norm_weight(model.final_norm)
+        return weight * self.vector.to(device=weight.device, dtype=weight.dtype)
+
+    def __call__(self, model: HookedModel, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
+        return model.final_norm(resid).float() @ self.vector.to(resid.device)
+
+
 @dataclass(frozen=True)
 class ResidualFunction:
     """Any function of the residual at one sublayer; has no direction, so closed forms refuse it.
@@ -172,6 +210,61 @@ class ResidualFunction:
 
     def __call__(self, model: HookedModel, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
         return self.function(resid)
+
+
+def said_targets(
+    model: HookedModel, prompts: object, *, n_tokens: int = 10, batch_size: int | None = None
+) -> dict[str, SaidTarget]:
+    """A `SaidTarget` for every emotion that the prompts ask for, from one pass over them.
+
+    Args:
+        model: the model.
+        prompts: instructed prompts or accepted replies, of two emotions or more.
+        n_tokens: how many tokens a target names.
+        batch_size: rows in a batch.
+
+    Raises:
+        DataError: fewer than two emotions are asked for.
+    """
+    asked = as_prompts(prompts)
+    emotions = check_contrast(asked)
+    sums = torch.zeros(len(emotions), model.hf.get_output_embeddings().weight.shape[0], dtype=torch.float64)
+    of_row = [emotions.index(p.emotion) if p.emotion is not None else -1 for p in asked]
+    with progress("said", len(asked), shared=True) as advance, torch.no_grad():
+        for batch, logits in model.run_batches(asked, lambda b: model.run(b).logits[:, -1], batch_size, shared=True):
+            rows = [(row, of_row[i]) for row, i in enumerate(batch.samples.tolist()) if of_row[i] >= 0]
+            said = logits.float().softmax(dim=-1).double().cpu()
+            for row, slot in rows:
+                sums[slot] += said[row]
+            advance(len(batch))
+    distributed.add(sums)
+    means = sums / torch.tensor([of_row.count(slot) for slot in range(len(emotions))])[:, None]
+    # p_e minus the mean over the others, from p_e minus the mean over all.
+    shifts = (means - means.mean(dim=0)) * len(emotions) / (len(emotions) - 1)
+    weight = model.hf.get_output_embeddings().weight.detach()
+    return {
+        emotion: SaidTarget(
+            emotion,
+            shift.to(device=weight.device, dtype=torch.float32) @ weight.float(),
+            tuple(shift.argsort(descending=True)[:n_tokens].tolist()),
+        )
+        for emotion, shift in zip(emotions, shifts, strict=True)
+    }
+
+
+def check_contrast(prompts: Sequence[Prompt]) -> tuple[str, ...]:
+    """The emotions that the prompts ask for, in order of appearance.
+
+    Raises:
+        DataError: fewer than two.
+    """
+    emotions = tuple(dict.fromkeys(prompt.emotion for prompt in prompts if prompt.emotion is not None))
+    if len(emotions) < 2:
+        raise DataError(
+            f"the prompts ask for {emotions[0] if emotions else 'no emotion'} alone, so there is nothing to compare "
+            "with; give the same scenarios under several emotions, or name a target and DirectAttribution()"
+        )
+    return emotions
 
 
 def samples_of(target: Target, prompts: Any) -> list[int]:

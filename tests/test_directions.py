@@ -111,7 +111,7 @@ def test_variance_shares(fitted, naive) -> None:
 def test_split_half(n_groups: int) -> None:
     values = torch.randn(n_groups, 3, 2, 6, generator=torch.Generator().manual_seed(n_groups), dtype=torch.float64)
     members = [ec.Prompt((), e, f"item_{g}", "neutral") for g in range(n_groups) for e in EMOTIONS]
-    statistics = GroupStatistics(members, EMOTIONS, n_splits=5)
+    statistics = GroupStatistics(members, EMOTIONS, (2, 6), n_splits=5)
     for prompt, value in zip(members, values.flatten(0, 1), strict=True):
         statistics.add(prompt, value)
     result = statistics.split_half()

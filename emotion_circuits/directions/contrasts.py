@@ -11,11 +11,11 @@ positions  with ``match_positions`` the contrast is measured twice, at the last 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
+from emotion_circuits import distributed
 from emotion_circuits.activations import Activations, Baseline, Contrast
 from emotion_circuits.data.prompts import as_prompts
 from emotion_circuits.directions.statistics import complete_groups
@@ -36,6 +36,7 @@ def fit_contrasts(
     emotions: Sequence[str] | None = None,
     baseline: Baseline = "emotions",
     match_positions: bool = True,
+    unit_heads: bool = False,
     batch_size: int | None = None,
 ) -> dict[str, Contrast]:
     """The contrast of every emotion.
@@ -47,6 +48,8 @@ def fit_contrasts(
         emotions: which; those of the replies by default.
         baseline: what an emotion is compared with.
         match_positions: also measure over reply tokens, and add that at generated tokens.
+        unit_heads: scale each layer's heads, all together, to unit length, as the reference does; it loses how much
+            they change.
         batch_size: rows in a batch.
 
     Returns:
@@ -61,7 +64,18 @@ def fit_contrasts(
     means = ConditionMeans.measure(
         model, accepted, needed, emotions=emotions, match_positions=match_positions, batch_size=batch_size
     )
-    return means.contrasts(baseline)
+    fitted = means.contrasts(baseline)
+    return {emotion: _unit_heads(held) for emotion, held in fitted.items()} if unit_heads else fitted
+
+
+def _unit_heads(contrast: Contrast) -> Contrast:
+    def unit(held: Activations | None) -> Activations | None:
+        if held is None or held.heads is None:
+            return held
+        length = held.heads.flatten(1).norm(dim=1).clamp(min=torch.finfo(held.heads.dtype).tiny)
+        return replace(held, heads=held.heads / length[:, None, None])
+
+    return replace(contrast, prompt=unit(contrast.prompt), reply=unit(contrast.reply))
 
 
 @dataclass(frozen=True)
@@ -129,17 +143,17 @@ def mean_activations(
     prompts = as_prompts(replies)
     names = list(dict.fromkeys(prompt.emotion for prompt in prompts))
     counts = {name: sum(prompt.emotion == name for prompt in prompts) for name in names}
-    sums: dict[tuple[str | None, Site], Tensor] = {}
-    with progress("activations", len(prompts)) as advance:
-        for batch, values in model.stream(replies, _SITES, positions, batch_size=batch_size):
+    zeros = {site: torch.zeros(model.dims.n_layers, *model.dims.unit_shape(site)).double() for site in _SITES}
+    sums = {(name, site): zeros[site].clone() for name in names for site in _SITES}
+    with progress("activations", len(prompts), shared=True) as advance:
+        for batch, values in model.stream(replies, _SITES, positions, batch_size=batch_size, shared=True):
             of_row = [prompts[i].emotion for i in batch.samples.tolist()]
             for site, held in values.items():
                 for name in dict.fromkeys(of_row):
                     rows = torch.tensor([i for i, e in enumerate(of_row) if e == name], device=held.device)
-                    part = held.index_select(1, rows).double().sum(dim=1).cpu()
-                    key = (name, site)
-                    sums[key] = part if key not in sums else sums[key] + part
+                    sums[name, site] += held.index_select(1, rows).double().sum(dim=1).cpu()
             advance(len(batch))
+    distributed.add(*sums.values())
     return {n: Activations(*((sums[n, site] / counts[n]).float() for site in _SITES)) for n in names}
 
 

@@ -1,7 +1,7 @@
 r"""Fitting directions (method.md, stage 2).
 
 1. Keep the groups in which every emotion has an accepted sample.
-2. Run the prompts and record ``resid_mid`` and ``resid_post`` of every layer at the last prompt token.
+2. Run them and record ``resid_mid`` and ``resid_post`` of every layer, at the last prompt token.
 3. :math:`v_{s,e} \propto \frac1G \sum_g \left(x_{g,e} - \bar x_g\right) - \text{mean over } e`, scaled to unit length.
 
 Nothing but running sums is kept, so memory does not grow with the number of samples.
@@ -14,12 +14,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from emotion_circuits import distributed
 from emotion_circuits.data.prompts import as_prompts
 from emotion_circuits.directions.result import RESIDUAL_SITES, EmotionDirections
 from emotion_circuits.directions.statistics import GroupStatistics, complete_groups
 from emotion_circuits.model import HookedModel
 from emotion_circuits.progress import progress
 from emotion_circuits.provenance import provenance
+from emotion_circuits.replies import Replies
+from emotion_circuits.types import Position
 
 
 def fit_directions(
@@ -27,6 +30,7 @@ def fit_directions(
     prompts: object,
     emotions: Sequence[str] | None = None,
     *,
+    positions: Position = "last_prompt",
     batch_size: int | None = None,
     n_splits: int = 8,
     seed: int = 0,
@@ -35,9 +39,10 @@ def fit_directions(
 
     Args:
         model: the model.
-        prompts: instructed prompts with emotion, item and valence, usually the accepted replies of `elicit`. Only
-            the prompts are run: the directions are those of the last prompt token.
+        prompts: instructed prompts with emotion, item and valence, usually the accepted replies of `elicit`.
         emotions: which, and in which order; those of the prompts by default.
+        positions: the tokens to average over; the last prompt token is the reference's. Those beyond the prompt need
+            replies.
         batch_size: rows in a batch.
         n_splits: random halves for the split-half agreement.
         seed: of the halves.
@@ -51,19 +56,24 @@ def fit_directions(
     """
     asked = as_prompts(prompts)
     emotions = tuple(emotions or dict.fromkeys(p.emotion for p in asked if p.emotion is not None))
-    kept = [asked[i] for i in complete_groups(asked, emotions)]
-    statistics = GroupStatistics(kept, emotions, n_splits, seed)
-    rms_sum: Tensor | None = None
-    with progress("directions", len(kept)) as advance:
-        for batch, values in model.stream(kept, RESIDUAL_SITES, batch_size=batch_size, sort=False):
+    chosen = complete_groups(asked, emotions)
+    kept = [asked[i] for i in chosen]
+    samples = Replies(tuple(prompts[i] for i in chosen)) if isinstance(prompts, Replies) else kept
+    shape = (len(RESIDUAL_SITES), model.dims.n_layers, model.dims.d_model)
+    statistics = GroupStatistics(kept, emotions, shape, n_splits, seed)
+    rms_sum = torch.zeros(shape[:2], dtype=torch.float64)
+    with progress("directions", len(kept), shared=True) as advance:
+        for batch, values in model.stream(
+            samples, RESIDUAL_SITES, positions, batch_size=batch_size, sort=False, shared=True
+        ):
             held = torch.stack([values[site] for site in RESIDUAL_SITES]).double().cpu()  # site layer batch d_model
-            rms = held.square().mean(dim=-1).sqrt().sum(dim=-1)
-            rms_sum = rms if rms_sum is None else rms_sum + rms
+            rms_sum += held.square().mean(dim=-1).sqrt().sum(dim=-1)
             for row, sample in enumerate(batch.samples.tolist()):
                 statistics.add(kept[sample], held[:, :, row])
             advance(len(batch))
-    assert rms_sum is not None
-    return _directions(statistics, rms_sum / len(kept), provenance(model, kept, seed=seed))
+    statistics.put_together()
+    distributed.add(rms_sum)
+    return _directions(statistics, rms_sum / len(kept), provenance(model, kept, seed=seed, positions=positions))
 
 
 def _directions(statistics: GroupStatistics, sigma: Tensor, source: dict) -> EmotionDirections:

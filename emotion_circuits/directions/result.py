@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emotion_circuits import artefacts
+from emotion_circuits.checked import build
 from emotion_circuits.data.prompts import check_emotions
-from emotion_circuits.errors import NodeError
+from emotion_circuits.directions.quality import DirectionQuality, QualityTest, split_half_test
+from emotion_circuits.errors import ArtefactError, NodeError
 from emotion_circuits.targets import DirectionTarget
 from emotion_circuits.types import Site, as_site
 
@@ -39,6 +41,7 @@ class EmotionDirections:
         variance_group: share of variance between groups.
         variance_emotion: share of variance between emotions.
         provenance: model, data and settings.
+        tests: quality tests beside that of split halves; `check_directions` adds them.
     """
 
     emotions: tuple[str, ...]
@@ -50,6 +53,17 @@ class EmotionDirections:
     variance_group: Float[Tensor, "2 layer"]
     variance_emotion: Float[Tensor, "2 layer"]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    tests: tuple[QualityTest, ...] = ()
+
+    @property
+    def quality(self) -> DirectionQuality:
+        """How far to trust each direction; what fails here is flagged in every result made with it."""
+        halves = split_half_test(self.split_half[:, self.stable_layers()])
+        return DirectionQuality(self.emotions, (halves,)).updated(self.tests)
+
+    def tested(self, *tests: QualityTest) -> EmotionDirections:
+        """The same directions with more tests of their quality."""
+        return replace(self, tests=(*self.tests, *tests))
 
     @property
     def n_layers(self) -> int:
@@ -99,7 +113,11 @@ class EmotionDirections:
     def target(self, emotion: str) -> DirectionTarget:
         """What attribution explains: how far the residual points along this emotion's direction."""
         return DirectionTarget(
-            emotion, self.of(emotion, "resid_mid"), self.of(emotion, "resid_post"), self.reference(emotion)
+            emotion,
+            self.of(emotion, "resid_mid"),
+            self.of(emotion, "resid_post"),
+            self.reference(emotion),
+            self.quality.flags(emotion),
         )
 
     def targets(self) -> dict[str, DirectionTarget]:
@@ -132,7 +150,10 @@ class EmotionDirections:
     def save(self, path: str | Path) -> None:
         """Write one file, tensors and provenance."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        meta = {"emotions": self.emotions, "n_groups": self.n_groups, "provenance": dict(self.provenance)}
+        meta = {
+            "emotions": self.emotions, "n_groups": self.n_groups, "provenance": dict(self.provenance),
+            "tests": [asdict(test) for test in self.tests],
+        }  # fmt: skip
         artefacts.save(path, "directions", tensors, meta)
 
     @classmethod
@@ -147,13 +168,19 @@ class EmotionDirections:
             artefacts.field(meta, k, path) for k in ("emotions", "n_groups", "provenance")
         )
         held = {name: artefacts.field(tensors, name, path) for name in _TENSORS}
-        return cls(emotions=tuple(emotions), n_groups=n_groups, provenance=provenance, **held)
+        tests = meta.get("tests", [])  # files of earlier versions hold none
+        if not isinstance(emotions, list) or not isinstance(tests, list):
+            raise ArtefactError(f"{path} is damaged: its emotions or tests are no list")
+        held |= {"emotions": emotions, "n_groups": n_groups, "provenance": provenance}
+        held["tests"] = [build(QualityTest, path, test) for test in tests]
+        return build(cls, path, held, emotion=len(emotions))
 
     def __repr__(self) -> str:
         reliable = float(self.split_half.mean())
+        flagged = ", ".join(self.quality.flagged)
         return (
             f"EmotionDirections({', '.join(self.emotions)}; {self.n_layers} layers, {self.n_groups} groups, "
-            f"mean split-half cosine {reliable:.3f})"
+            f"mean split-half cosine {reliable:.3f}{f'; FLAGGED: {flagged}' if flagged else ''})"
         )
 
 

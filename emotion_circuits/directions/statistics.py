@@ -8,7 +8,8 @@ A group is one (scenario, valence) pair; it counts when every emotion has a samp
    is enough;
 2. sums under random signs, :math:`S_k = \sum_g s_{k,g} x_g`, give the means of random halves, and so the
    split-half agreement, without a second pass;
-3. sums of squares give the shares of variance that group and emotion explain.
+3. sums of squares give the shares of variance that group and emotion explain;
+4. sums of several processes are added up; a group whose samples went to two of them is folded in once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from emotion_circuits import distributed
 from emotion_circuits.data.prompts import Prompt
 from emotion_circuits.errors import DataError, EmotionError
 
@@ -56,11 +58,19 @@ class GroupStatistics:
     Args:
         prompts: the prompts whose activations will be added; all of their groups complete.
         emotions: order of the emotion axis.
+        shape: of one sample's activations.
         n_splits: random halves for the split-half agreement.
         seed: of the halves.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], emotions: Sequence[str], n_splits: int = 8, seed: int = 0) -> None:
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        emotions: Sequence[str],
+        shape: Sequence[int],
+        n_splits: int = 8,
+        seed: int = 0,
+    ) -> None:
         self.emotions = tuple(emotions)
         self._expected = Counter(prompt.group for prompt in prompts)
         self._per_emotion = Counter((prompt.group, prompt.emotion) for prompt in prompts)
@@ -71,10 +81,10 @@ class GroupStatistics:
         ranks = torch.rand(n_splits, len(groups), generator=generator).argsort(dim=1).argsort(dim=1)
         self._signs = dict(zip(groups, torch.where(ranks < len(groups) // 2, 1.0, -1.0).T, strict=True))
         self._open: dict[Any, Tensor] = {}
-        self.sum: Tensor | None = None
-        self._signed: Tensor | None = None
-        self._squares: Tensor | None = None
-        self._group_squares: Tensor | None = None
+        self.sum = torch.zeros(len(self.emotions), *shape, dtype=torch.float64)
+        self._signed = torch.zeros(n_splits, *self.sum.shape, dtype=torch.float64)
+        self._squares = torch.zeros(*shape[:-1], dtype=torch.float64)
+        self._group_squares = torch.zeros_like(self._squares)
 
     def add(self, prompt: Prompt, value: Float[Tensor, "*site unit"]) -> None:
         """Add one sample; when its group is complete, the group's buffer is folded into the sums and freed."""
@@ -88,24 +98,32 @@ class GroupStatistics:
             self._fold(group, self._open.pop(group))
 
     def _fold(self, group: Any, x: Float[Tensor, "emotion *site unit"]) -> None:
-        signs = self._signs[group].to(x.dtype)
-        squares = (x * x).sum(dim=(0, -1))
-        group_squares = x.mean(dim=0).square().sum(dim=-1) * len(x)
-        if self.sum is None:
-            self.sum, self._squares, self._group_squares = x, squares, group_squares
-            self._signed = signs.view(-1, *[1] * x.ndim) * x
-            return
-        assert self._signed is not None and self._squares is not None and self._group_squares is not None
         self.sum += x
-        self._squares += squares
-        self._group_squares += group_squares
-        for k, sign in enumerate(signs.tolist()):
+        self._squares += (x * x).sum(dim=(0, -1))
+        self._group_squares += x.mean(dim=0).square().sum(dim=-1) * len(x)
+        for k, sign in enumerate(self._signs[group].tolist()):
             self._signed[k].add_(x, alpha=sign)
+
+    def put_together(self) -> None:
+        """Add up what all processes were fed; no sample may come after this."""
+        if distributed.size() == 1:
+            return
+        number = {group: i for i, group in enumerate(self._expected)}
+        mine, n = distributed.rank(), distributed.size()
+        # A group that two processes have parts of is closed by the first one of all.
+        parts = distributed.merge({number[group] * n + mine: x for group, x in self._open.items()})
+        self._open.clear()
+        if distributed.is_first():
+            for group, i in number.items():
+                held = [parts[i * n + r] for r in range(n) if i * n + r in parts]
+                if held:
+                    self._fold(group, torch.stack(held).sum(dim=0))
+        distributed.add(self.sum, self._signed, self._squares, self._group_squares)
 
     @property
     def means(self) -> Float[Tensor, "emotion *site unit"]:
         """Mean over groups, of each emotion."""
-        assert self.sum is not None and not self._open, "statistics are read once every sample has been added"
+        assert not self._open, "statistics are read once every sample has been added"
         return self.sum / self.n_groups
 
     @property
@@ -115,7 +133,6 @@ class GroupStatistics:
 
     def split_half(self) -> Float[Tensor, "split emotion *site"]:
         """Cosine between the centred means of the two halves of each split; NaN with fewer than two groups."""
-        assert self.sum is not None and self._signed is not None
         n_first = self.n_groups // 2
         if n_first == 0:
             return torch.full(self._signed.shape[:-1], torch.nan, dtype=torch.float64)
@@ -126,7 +143,6 @@ class GroupStatistics:
 
     def variance_shares(self) -> tuple[Float[Tensor, "*site"], Float[Tensor, "*site"]]:
         """Shares of the total variance between groups, and between emotions."""
-        assert self._squares is not None and self._group_squares is not None
         means, n = self.means, self.n_groups * len(self.emotions)
         grand = means.mean(dim=0).square().sum(dim=-1) * n
         total = (self._squares - grand).clamp(min=1e-30)
