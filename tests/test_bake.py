@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 
 import pytest
 import tiny
 import torch
-from helpers import prompts
+from helpers import prompts, served
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import emotion_circuits as ec
@@ -144,33 +139,13 @@ def test_a_folder_in_use_and_a_foreign_circuit_are_refused(qwen, tmp_path) -> No
 @pytest.mark.slow
 def test_transformers_serves_it(qwen, tmp_path) -> None:
     """``transformers serve`` on the baked folder, asked through the openai client, gives the hooked greedy reply."""
-    for package in ("fastapi", "uvicorn"):
-        pytest.importorskip(package, reason="transformers serve needs it: pip install transformers[serving]")
     openai = pytest.importorskip("openai")
     nodes, add = some_nodes(qwen), ec.Enhancement(activations(qwen), 0.7)
     folder, asked = str(bake(qwen, nodes, add, tmp_path / "baked")), prompts(1)[0]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    run = "import sys; from transformers.cli.transformers import main; sys.argv[0] = 'transformers'; main()"
-    options = ["serve", folder, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
-    log = (tmp_path / "log").open("w")
-    server = subprocess.Popen([sys.executable, "-c", run, *options], stdout=log, stderr=log)
-    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=60)
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                assert server.poll() is None, (tmp_path / "log").read_text()[-2000:]
-                time.sleep(0.5)
-        messages = [{"role": role, "content": content} for role, content in asked.messages]
+    messages = [{"role": role, "content": content} for role, content in asked.messages]
+    with served(tmp_path / "log") as url:
+        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
         answer = client.chat.completions.create(model=folder, messages=messages, max_tokens=8, temperature=0)
-    finally:
-        server.terminate()
-        server.wait(20)
-        log.close()
     hooked = ec.generate(qwen, [asked], ec.Patch(nodes, add, "all"), ec.GenerationConfig(max_new_tokens=8))[0].text
     assert hooked
     assert answer.choices[0].message.content.split() == hooked.split()

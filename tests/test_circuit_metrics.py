@@ -11,14 +11,18 @@ import torch
 from helpers import EMOTIONS, ids_of, instructed, naive_run, prompts
 
 import emotion_circuits as ec
-from emotion_circuits.circuits.areas import circuit_areas
+from emotion_circuits import artefacts
 from emotion_circuits.circuits.compare import compare_circuits, mix, overlap
-from emotion_circuits.circuits.edges import circuit_edges, groups_of
-from emotion_circuits.circuits.metrics import circuit_curves, completeness, faithfulness, minimality, specificity
+from emotion_circuits.circuits.controls import shuffle_labels
+from emotion_circuits.circuits.curves import circuit_areas, circuit_curves
+from emotion_circuits.circuits.edge_attribution import attribute_edges
+from emotion_circuits.circuits.edges import circuit_edges
+from emotion_circuits.circuits.groups import groups_of
+from emotion_circuits.circuits.metrics import completeness, faithfulness, minimality, specificity
 from emotion_circuits.circuits.node_sets import set_values
 from emotion_circuits.circuits.pruning import smallest_circuit
-from emotion_circuits.circuits.stability import stability
-from emotion_circuits.errors import DataError, EmotionError, ModelError, NodeError
+from emotion_circuits.circuits.stability import Stability, stability, stability_each
+from emotion_circuits.errors import ArtefactError, DataError, EmotionError, ModelError, NodeError
 from emotion_circuits.types import ModelDims
 
 DIMS = ModelDims(2, 3, 3, 6, 2, 5, 64)
@@ -55,7 +59,7 @@ def test_faithfulness_and_completeness_are_the_naive_ones(either_model, kind: st
     ablation = ec.ZeroAblation() if kind == "zero" else ec.MeanAblation(some_means(model))
     nodes = ec.NodeSet.of(model, "L0H1", "L1H2", "L1N3", "L2N40", "L0N7")
     for metric, kept in ((faithfulness, nodes), (completeness, ~nodes)):
-        score = metric(model, nodes, asked, target, ablation, n_random=2, batch_size=2)
+        score = metric(model, nodes, asked, target, ablation, controls=ec.Controls(2), batch_size=2)
         assert score.value == pytest.approx(naive_share(model, asked, target, ablation, kept), abs=1e-4)
         drawn = nodes.random_like(1)
         drawn = drawn if metric is faithfulness else ~drawn
@@ -67,7 +71,7 @@ def test_faithfulness_and_completeness_are_the_naive_ones(either_model, kind: st
 
 
 def test_everything_is_faithful_and_nothing_is_not(qwen) -> None:
-    every, options = ec.NodeSet.all(qwen), {"n_random": 0}
+    every, options = ec.NodeSet.all(qwen), {"controls": ec.Controls(0)}
     arguments = (prompts(3), target_of(qwen), ec.ZeroAblation())
     assert faithfulness(qwen, every, *arguments, **options).value == 1.0
     assert faithfulness(qwen, ~every, *arguments, **options).value == pytest.approx(0, abs=1e-6)
@@ -77,10 +81,10 @@ def test_everything_is_faithful_and_nothing_is_not(qwen) -> None:
 
 def test_a_sev_is_instructed_with_the_targets_emotion(qwen) -> None:
     sev = ec.load_sev("demo")[2].limit(2)
-    target = target_of(qwen, "anger")
+    target, one = target_of(qwen, "anger"), ec.Controls(1)
     nodes = ec.NodeSet.of(qwen, "L0H1", "L1N3")
-    given = faithfulness(qwen, nodes, sev, target, ec.ZeroAblation(), n_random=1)
-    assert given.value == faithfulness(qwen, nodes, sev.prompts("anger"), target, ec.ZeroAblation(), n_random=1).value
+    given = faithfulness(qwen, nodes, sev, target, ec.ZeroAblation(), controls=one)
+    assert given.value == faithfulness(qwen, nodes, sev.prompts("anger"), target, ec.ZeroAblation(), controls=one).value
     assert given.n_samples == 6
 
 
@@ -88,7 +92,7 @@ def test_only_the_targets_samples_count(qwen) -> None:
     asked, nodes = instructed(2), ec.NodeSet.of(qwen, "L0H1")
     target = target_of(qwen, "fear")
     mine = [prompt for prompt in asked if prompt.emotion == "fear"]
-    score = faithfulness(qwen, nodes, asked, target, ec.ZeroAblation(), n_random=0)
+    score = faithfulness(qwen, nodes, asked, target, ec.ZeroAblation(), controls=ec.Controls(0))
     assert score.n_samples == len(mine) == 4
     assert score.value == pytest.approx(naive_share(qwen, mine, target, ec.ZeroAblation(), nodes), abs=1e-4)
 
@@ -122,7 +126,7 @@ def test_minimality_is_the_drop_of_each_node(qwen) -> None:
 
 def test_curves_and_areas(qwen) -> None:
     target, asked = target_of(qwen), prompts(3)
-    scores, options = some_scores(qwen, target), {"shares": (0.02, 0.2, 0.5), "n_random": 2}
+    scores, options = some_scores(qwen, target), {"shares": (0.02, 0.2, 0.5), "controls": ec.Controls(2)}
     table = circuit_curves(qwen, scores, asked, target, ec.ZeroAblation(), **options)
     assert table["selection"].tolist() == ["top", "random"] * 3
     assert table["n_nodes"].tolist() == [3, 3, 31, 31, 78, 78]
@@ -144,9 +148,9 @@ def test_curves_and_areas(qwen) -> None:
 def test_areas_without_random_circuits(qwen) -> None:
     target = target_of(qwen)
     found = circuit_areas(
-        qwen, some_scores(qwen, target), prompts(2), target, ec.ZeroAblation(), shares=(0.1,), n_random=0
+        qwen, some_scores(qwen, target), prompts(2), target, ec.ZeroAblation(), shares=(0.1,), controls=ec.Controls(0)
     )
-    assert math.isnan(found.random_cpr)
+    assert math.isnan(found.random[0])
     assert found.cmd_interval[0] <= found.cmd <= found.cmd_interval[1]
 
 
@@ -174,6 +178,51 @@ def test_refusals(qwen) -> None:
         faithfulness(qwen, ec.NodeSet.all(qwen), asked, target, ec.Scale(1.0))
 
 
+# Controls
+
+
+def test_labels_are_shuffled_within_groups() -> None:
+    asked = instructed(4)
+    shuffled = shuffle_labels(asked, seed=1)
+    assert [p.messages for p in shuffled] == [p.messages for p in asked]
+    assert [p.group for p in shuffled] == [p.group for p in asked]
+    for group in {p.group for p in asked}:
+        assert sorted(p.emotion for p in shuffled if p.group == group) == sorted(EMOTIONS)
+    moved = sum(a.emotion != b.emotion for a, b in zip(asked, shuffled, strict=True))
+    assert 0 < moved < len(asked)
+    assert shuffle_labels(asked, seed=1) == shuffled != shuffle_labels(asked, seed=2)
+
+
+def test_shuffled_circuits_stand_beside_random_ones(qwen) -> None:
+    asked, nodes = instructed(3), ec.NodeSet.of(qwen, "L0H1", "L1N3", "L1N7", "L2N40")
+    (scores,) = ec.shuffled_scores(qwen, asked, "fear", ec.DirectAttribution(), n=1, seed=4)
+    # The same by hand: labels permuted, directions fitted, nodes scored, the best of each layer and kind.
+    permuted = shuffle_labels(asked, 4)
+    direction = ec.fit_directions(qwen, permuted, EMOTIONS).target("fear")
+    by_hand = ec.attribute(qwen, permuted, direction, ec.DirectAttribution()).values
+    assert torch.equal(scores.values.neurons, by_hand.neurons)
+    best = [f"L{l}N{i}" for l, k in ((1, 2), (2, 1)) for i in by_hand.neurons[l].argsort(descending=True)[:k].tolist()]
+    control = ec.NodeSet.of(qwen, *best, f"L0H{int(by_hand.heads[0].argmax())}")
+    target, controls = target_of(qwen, "fear"), ec.Controls(2, [scores])
+    assert controls.like(nodes)[2] == control
+    mine = [prompt for prompt in asked if prompt.emotion == "fear"]
+    for metric, kept in ((faithfulness, control), (completeness, ~control)):
+        score = metric(qwen, nodes, mine, target, ec.ZeroAblation(), controls=controls)
+        assert (len(score.random), len(score.shuffled)) == (2, 1)
+        assert float(score.shuffled[0]) == pytest.approx(
+            naive_share(qwen, mine, target, ec.ZeroAblation(), kept), abs=1e-4
+        )
+        assert score.to_frame().loc[0, "shuffled"] == pytest.approx(float(score.shuffled[0]))
+        assert "shuffled" in repr(score)
+    options = {"shares": (0.1,), "controls": controls}
+    table = circuit_curves(qwen, scores, mine, target, ec.ZeroAblation(), **options)
+    assert table["selection"].tolist() == ["top", "random", "shuffled"]
+    # A ranking's own best of each layer are its best: the control of a shuffled ranking against itself is itself.
+    assert table["sufficiency"].iloc[2] == pytest.approx(table["sufficiency"].iloc[0])
+    areas = circuit_areas(qwen, scores, mine, target, ec.ZeroAblation(), **options)
+    assert areas.shuffled == pytest.approx((areas.cpr, areas.cmd))
+
+
 # The smallest circuit
 
 
@@ -181,7 +230,8 @@ def test_refusals(qwen) -> None:
 def test_the_smallest_circuit_is_enough(qwen, greedy: bool) -> None:
     target, asked = target_of(qwen), prompts(3)
     scores = some_scores(qwen, target)
-    found = smallest_circuit(qwen, scores, asked, target, ec.ZeroAblation(), 0.6, greedy=greedy, n_random=3)
+    options = {"greedy": greedy, "controls": ec.Controls(3)}
+    found = smallest_circuit(qwen, scores, asked, target, ec.ZeroAblation(), 0.6, **options)
     assert found.faithfulness.value >= 0.6
     assert found.faithfulness.value == pytest.approx(
         naive_share(qwen, asked, target, ec.ZeroAblation(), found.nodes), abs=1e-4
@@ -360,6 +410,46 @@ def test_a_circuits_edges_become_a_graph(qwen) -> None:
     assert set(ends) == {"L0H1", "L1H2"}  # the neurons write after the readout
 
 
+@pytest.mark.parametrize("architecture", ["qwen2", "llama", "qwen3"])
+def test_attributed_edges_are_the_slope_of_path_patching(architecture: str) -> None:
+    """A small intervention's effect is its attribution; every edge is verified by the interventions themselves."""
+    model = tiny.model(architecture, dtype=torch.float64)
+    groups = groups_of(ec.NodeSet.of(model, "L0H1", "L0N3", "L0N9", "L1H0", "L1H2", "L1N7", "L2H3", "L2N5", "L2N6"))
+    target = ec.Projection(target_of(model).vector.double())
+    arguments = (model, groups, prompts(3), target, ec.Scale(1 - 1e-3))  # norms are computed in float32, so not smaller
+    exact = circuit_edges(*arguments).set_index(["source", "target"])["effect"]
+    found = attribute_edges(*arguments, batch_size=2).set_index(["source", "target"])["effect"]
+    assert set(found.index) == set(exact.index)
+    largest = exact.abs().max()
+    for ends, effect in exact.items():
+        assert found[ends] == pytest.approx(effect, rel=2e-2, abs=1e-3 * largest)
+
+
+def test_attributed_edges_rank_as_exact_ones_do(qwen) -> None:
+    """Sign and rank under mean ablation, which is not small; the largest are verified one by one."""
+    every, target, asked = ec.NodeSet.all(qwen), target_of(qwen), prompts(4)
+    ablation = ec.MeanAblation(some_means(qwen))
+    groups = groups_of(every) | groups_of(ec.NodeSet.of(qwen, "L0N3", "L1N7"), "node")
+    found = attribute_edges(qwen, groups, asked, target, ablation).set_index(["source", "target"])["effect"]
+    exact = circuit_edges(qwen, groups, asked, target, ablation).set_index(["source", "target"])["effect"]
+    exact = exact[found.index]
+    assert found.rank().corr(exact.rank()) > 0.8
+    assert (torch.tensor((found * exact).to_numpy()[:10]) > 0).all()
+    direct = found.index.get_level_values("target") == "target"
+    torch.testing.assert_close(*(torch.tensor(v[direct].to_numpy()) for v in (found, exact)), rtol=1e-4, atol=1e-4)
+
+
+def test_groups_by_sublayer_and_readouts_in_between(qwen) -> None:
+    groups = groups_of(ec.NodeSet.all(qwen), "sublayer")
+    assert list(groups) == ["L0 attention", "L0 mlp", "L1 attention", "L1 mlp", "L2 attention", "L2 mlp"]
+    assert [len(held) for held in groups.values()] == [4, 48] * 3
+    early = ec.Projection(torch.ones(32), "resid_mid", 1)
+    table = attribute_edges(qwen, groups, prompts(2), early, ec.ZeroAblation()).set_index(["source", "target"])
+    assert table.loc[("L0 mlp", "L2 mlp"), "effect"] == 0  # nothing above the readout can matter
+    assert table.loc[("L0 attention", "L0 mlp"), "effect"] != 0
+    assert set(table.xs("target", level="target").index) == {"L0 attention", "L0 mlp", "L1 attention"}
+
+
 def test_groups_that_are_none(qwen) -> None:
     arguments = (prompts(2), ec.Projection(torch.ones(32)), ec.ZeroAblation())
     with pytest.raises(NodeError, match="'both' has nodes in 2 sublayers"):
@@ -389,12 +479,34 @@ def test_stability_is_a_bootstrap_of_scenarios(qwen) -> None:
         counts += choose(ec.attribute(qwen, sample, target, ec.DirectAttribution()).values).neurons
     torch.testing.assert_close(found.frequency.neurons, counts / 40)
     assert float(found.frequency.neurons.sum()) == pytest.approx(6)
-    assert found.core(0.9).neurons.tolist() == (counts / 40 >= 0.9).tolist()
+    in_halves = found.half_frequency.neurons
+    assert float(in_halves.sum()) == pytest.approx(6)
+    assert bool(((in_halves * 40 - (in_halves * 40).round()).abs() < 1e-4).all())  # of 20 pairs of halves
+    assert found.core(0.9).neurons.tolist() == ((counts / 40 >= 0.9) & (in_halves >= 0.9)).tolist()
     assert 0 <= found.halves <= 1
     table = found.to_frame()
     assert set(table["node"]) >= set(found.circuit.names())
     assert table["frequency"].is_monotonic_decreasing
     assert "6 nodes" in repr(found)
+
+
+def test_stability_of_several_targets_is_that_of_each(qwen, tmp_path) -> None:
+    asked = [prompt for prompt in instructed(3) if (prompt.item, prompt.emotion) != ("item_1", "fear")]
+    targets = {emotion: target_of(qwen, emotion, i) for i, emotion in enumerate(EMOTIONS)}
+    method, choose = ec.DirectAttribution(), {emotion: lambda values: values.top(6) for emotion in EMOTIONS}
+    together = stability_each(qwen, asked, targets, method, choose, n_draws=10)
+    for emotion, target in targets.items():
+        mine = [prompt for prompt in asked if prompt.emotion == emotion]
+        alone = stability(qwen, mine, target, method, choose[emotion], n_draws=10)
+        torch.testing.assert_close(together[emotion].frequency.neurons, alone.frequency.neurons)
+        assert together[emotion].n_scenarios == (2 if emotion == "fear" else 3)
+    together["fear"].save(tmp_path / "s")
+    again = Stability.load(tmp_path / "s")
+    assert again.to_frame().equals(together["fear"].to_frame())
+    tensors, meta = artefacts.load(tmp_path / "s", "stability")
+    artefacts.save(tmp_path / "bad", "stability", tensors | {"circuit.heads": torch.ones(3, 4)}, meta)
+    with pytest.raises(ArtefactError, match="heads should be"):
+        Stability.load(tmp_path / "bad")
 
 
 def test_stability_needs_scenarios(qwen) -> None:

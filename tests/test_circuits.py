@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def test_top_per_layer_and_its_ties() -> None:
 def scores(qwen) -> ec.Attribution:
     asked = instructed(2)
     directions = ec.fit_directions(qwen, asked)
-    return ec.attribute(qwen, asked, directions.target("anger"))
+    return ec.attribute(qwen, asked, directions.target("anger"), ec.DirectAttribution())
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,7 @@ def test_without_influence_layers_are_alike(scores) -> None:
 def test_what_cannot_be_built(qwen, scores, influence) -> None:
     with pytest.raises(NodeError, match=r"shares of neurons \(0.7\) and heads \(0.2\) must be in .* and add up to 1"):
         ec.build_circuit(scores, influence, heads=0.2)
-    nobody = ec.attribute(qwen, prompts(2), ec.Projection(torch.ones(32)))
+    nobody = ec.attribute(qwen, prompts(2), ec.Projection(torch.ones(32)), ec.DirectAttribution())
     with pytest.raises(NodeError, match=r"these scores are of no emotion; .*directions.target\('anger'\)"):
         ec.build_circuit(nobody)
     other = ec.Influence(("fear",), *(influence.values[..., :1],) * 2, influence.by_strength[..., :1], (0.1,), 1)
@@ -204,7 +205,7 @@ def test_frame_and_summary(circuit, scores) -> None:
     row = table[table["kind"] == "head"].iloc[0]
     assert row["score"] == pytest.approx(float(scores.values.heads[row["layer"], row["index"]]))
     assert row["norm"] == pytest.approx(float(scores.contrast.prompt.heads[row["layer"], row["index"]].norm()))
-    assert "Circuit(anger: 14 neurons, 6 heads, 12.82 % of the model's nodes)" in circuit.summary()
+    assert "Circuit(anger: 14 neurons, 6 heads, 12.82 % of the model's nodes" in circuit.summary()
 
 
 # Files
@@ -251,7 +252,41 @@ def test_a_loaded_circuit_patches_as_before(qwen, circuit, tmp_path) -> None:
 def test_another_model_is_refused(circuit, tmp_path) -> None:
     circuit.save(tmp_path / "c")
     with pytest.raises(ArtefactError, match=r"is a circuit of tiny-qwen2 .*which does not fit this model"):
-        ec.Circuit.load(tmp_path / "c", tiny.model("qwen2", intermediate_size=40))
+        ec.Circuit.load(tmp_path / "c", tiny.model("qwen2", intermediate_size=40), allow_mismatch=True)
+
+
+def test_other_weights_of_the_same_sizes_are_refused(circuit, tmp_path) -> None:
+    circuit.save(tmp_path / "c")
+    tuned = tiny.model("qwen2", seed=1)
+    with pytest.raises(ArtefactError, match=r"the sizes are equal, the weights are not .*allow_mismatch=True"):
+        ec.Circuit.load(tmp_path / "c", tuned)
+    equal(ec.Circuit.load(tmp_path / "c", tuned, allow_mismatch=True), circuit)
+    again = ec.HookedModel.from_hf(tiny.hf_model(dtype=torch.bfloat16), tiny.tokenizer(), name="a copy")
+    equal(ec.Circuit.load(tmp_path / "c", again), circuit)  # the same weights, in another precision and under a name
+    mixed = ec.mix([circuit, circuit], [0.5, 0.5])
+    with pytest.raises(ArtefactError, match="the weights are not"):
+        mixed.check(tuned)
+
+
+def test_a_change_of_one_matrix_changes_the_fingerprint() -> None:
+    hf = tiny.hf_model()
+    model = ec.HookedModel.from_hf(hf, tiny.tokenizer(), name="a")
+    before = model.fingerprint()
+    with torch.no_grad():
+        hf.model.layers[1].mlp.up_proj.weight.mul_(1.02)
+    assert before != model.fingerprint() != ec.HookedModel.from_hf(tiny.hf_model(), None, name="a").fingerprint()
+    assert before == ec.HookedModel.from_hf(tiny.hf_model(), None, name="b").fingerprint()
+
+
+def test_without_a_fingerprint_the_name_decides(qwen, circuit) -> None:
+    known = {k: v for k, v in circuit.provenance.items() if k != "weights"}
+    for name, fits in (("tiny-qwen2", True), ("somebody/Tiny-Qwen2", True), ("tiny-qwen3", False), (None, True)):
+        held = dataclasses.replace(circuit, provenance=known | {"model": name})
+        if fits:
+            held.check(qwen)
+        else:
+            with pytest.raises(ArtefactError, match="the names are not, and there is no fingerprint"):
+                held.check(qwen)
 
 
 def test_damaged_files_are_refused(circuit, tmp_path) -> None:
@@ -269,10 +304,10 @@ def test_damaged_files_are_refused(circuit, tmp_path) -> None:
             ec.Circuit.load(tmp_path / name)
     tensors, meta = artefacts.load(tmp_path / "c", "circuit")
     artefacts.save(tmp_path / "smaller", "circuit", tensors | {"nodes.heads": torch.ones(3, 5, dtype=torch.bool)}, meta)
-    with pytest.raises(ArtefactError, match=r"its nodes have shape .*; it is damaged"):
+    with pytest.raises(ArtefactError, match=r"NodeSet.heads should be .*\(3, 5\)"):
         ec.Circuit.load(tmp_path / "smaller")
     artefacts.save(tmp_path / "dims", "circuit", tensors, meta | {"dims": {"n_layers": 3}})
-    with pytest.raises(ArtefactError, match="its model sizes are damaged"):
+    with pytest.raises(ArtefactError, match=r"the fields of|a saved ModelDims has the fields"):
         ec.Circuit.load(tmp_path / "dims")
     artefacts.save(tmp_path / "bare", "circuit", {k: v for k, v in tensors.items() if k != "nodes.heads"}, meta)
     with pytest.raises(ArtefactError, match=r"lacks the entry 'nodes.heads'"):

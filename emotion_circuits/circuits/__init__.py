@@ -1,14 +1,16 @@
 """Circuits: sets of nodes with the evidence that they make an emotion."""
 
-from emotion_circuits.circuits.areas import CircuitAreas, circuit_areas
 from emotion_circuits.circuits.build import build_circuit
 from emotion_circuits.circuits.builders import Builder, GlobalTop, Quota, Threshold
 from emotion_circuits.circuits.circuit import Circuit
 from emotion_circuits.circuits.compare import CircuitComparison, compare_circuits, mix, overlap
-from emotion_circuits.circuits.edges import circuit_edges, groups_of
+from emotion_circuits.circuits.controls import Controls, shuffled_scores
+from emotion_circuits.circuits.curves import CircuitAreas, circuit_areas, circuit_curves
+from emotion_circuits.circuits.edge_attribution import attribute_edges
+from emotion_circuits.circuits.edges import circuit_edges
+from emotion_circuits.circuits.groups import groups_of
 from emotion_circuits.circuits.metrics import (
     CircuitScore,
-    circuit_curves,
     completeness,
     faithfulness,
     minimality,
@@ -16,7 +18,7 @@ from emotion_circuits.circuits.metrics import (
 )
 from emotion_circuits.circuits.pruning import SmallestCircuit, smallest_circuit
 from emotion_circuits.circuits.quota import allocate_quota
-from emotion_circuits.circuits.stability import Stability, stability
+from emotion_circuits.circuits.stability import Stability, stability, stability_each
 
 __all__ = [
     "Builder",
@@ -24,12 +26,14 @@ __all__ = [
     "CircuitAreas",
     "CircuitComparison",
     "CircuitScore",
+    "Controls",
     "GlobalTop",
     "Quota",
     "SmallestCircuit",
     "Stability",
     "Threshold",
     "allocate_quota",
+    "attribute_edges",
     "build_circuit",
     "circuit_areas",
     "circuit_curves",
@@ -41,7 +45,9 @@ __all__ = [
     "minimality",
     "mix",
     "overlap",
+    "shuffled_scores",
     "smallest_circuit",
     "specificity",
     "stability",
+    "stability_each",
 ]

@@ -62,4 +62,5 @@ def build_circuit(
         influence=weights,
         contrast=contrast or scores.contrast,
         provenance={**scores.provenance, "builder": {**describe(method), "wanted": wanted}},
+        flags=scores.flags,
     )

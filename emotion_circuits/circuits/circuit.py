@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from emotion_circuits import artefacts
 from emotion_circuits.activations import Activations, Contrast
-from emotion_circuits.errors import ArtefactError
-from emotion_circuits.nodes import HasDims, NodeSet, NodeValues
-from emotion_circuits.types import ModelDims, NodeKind
+from emotion_circuits.checked import build, parts
+from emotion_circuits.circuits import hub
+from emotion_circuits.circuits.matching import check_match
+from emotion_circuits.directions.quality import flag_note
+from emotion_circuits.model import HookedModel
+from emotion_circuits.nodes import NodeSet, NodeValues
+from emotion_circuits.types import KINDS, ModelDims
 
 if TYPE_CHECKING:
     import networkx as nx
     import pandas as pd
 
-
-KINDS: tuple[NodeKind, ...] = ("neuron", "head")
+    from emotion_circuits.circuits.metrics import CircuitScore
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,7 @@ class Circuit:
         influence: influence of each sublayer (row 0 attention, row 1 MLP), or None.
         contrast: what `Enhancement` adds, or None.
         provenance: model, data, method and settings.
+        flags: why the emotion's direction is not to be trusted, if it failed a test of its own reliability.
     """
 
     emotion: str
@@ -47,6 +50,7 @@ class Circuit:
     influence: Float[Tensor, "2 layer"] | None = None
     contrast: Contrast | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -146,16 +150,18 @@ class Circuit:
                     tensors |= {f"{phase}.neurons": held.neurons, f"{phase}.heads": held.heads}
         meta = {
             "emotion": self.emotion, "dims": vars(self.dims), "baseline": baseline, "provenance": dict(self.provenance),
+            "flags": self.flags,
         }  # fmt: skip
         artefacts.save(path, "circuit", tensors, meta)
 
     @classmethod
-    def load(cls, path: str | Path, model: HasDims | None = None) -> Circuit:
+    def load(cls, path: str | Path, model: HookedModel | None = None, *, allow_mismatch: bool = False) -> Circuit:
         """Read what `save` wrote.
 
         Args:
             path: the file.
-            model: when given, the circuit must be of a model of the same shape.
+            model: when given, the circuit must be of this model, see `check`.
+            allow_mismatch: accept a model of the same sizes that is not the one that the circuit was found in.
 
         Raises:
             ArtefactError: the file is damaged, something else, or of another model.
@@ -164,54 +170,86 @@ class Circuit:
         emotion, dims, baseline, provenance = (
             artefacts.field(meta, name, path) for name in ("emotion", "dims", "baseline", "provenance")
         )
-        try:
-            dims = ModelDims(**dims)
-        except TypeError as error:
-            raise ArtefactError(f"{path}: its model sizes are damaged ({error})") from error
-        circuit = cls(
-            emotion=emotion,
-            nodes=NodeSet(*(artefacts.field(tensors, f"nodes.{kind}", path) for kind in ("neurons", "heads"))),
-            dims=dims,
-            scores=NodeValues(*(artefacts.field(tensors, f"scores.{kind}", path) for kind in ("neurons", "heads"))),
-            influence=tensors.get("influence"),
-            contrast=_contrast(emotion, baseline, tensors),
-            provenance=provenance,
-        )
-        circuit.check(path, model)
+        dims = build(ModelDims, path, dims)
+        sizes = {"layer": dims.n_layers, "neuron": dims.d_mlp, "head": dims.n_heads}
+        contrast = None
+        if baseline is not None:
+            phases = {phase: parts(phase, tensors) for phase in ("prompt", "reply")}
+            held = {p: build(Activations, path, named, **sizes) for p, named in phases.items() if named}
+            contrast = build(Contrast, path, {"emotion": emotion, "baseline": baseline, **held})
+        held = {
+            "emotion": emotion, "dims": dims, "contrast": contrast, "provenance": provenance,
+            "nodes": build(NodeSet, path, parts("nodes", tensors), **sizes),
+            "scores": build(NodeValues, path, parts("scores", tensors), **sizes),
+            "influence": tensors.get("influence"),
+            "flags": meta.get("flags", ()),  # files of earlier versions have none
+        }  # fmt: skip
+        circuit = build(cls, path, held, **sizes)
+        if model is not None:
+            circuit.check(model, what=str(path), allow_mismatch=allow_mismatch)
         return circuit
 
-    def check(self, path: str | Path, model: HasDims | None) -> None:
-        """Raise an `ArtefactError` unless the tensors fit the sizes, and the sizes the model."""
-        d = self.dims
-        expected = ((d.n_layers, d.d_mlp), (d.n_layers, d.n_heads))
-        given = (tuple(self.nodes.neurons.shape), tuple(self.nodes.heads.shape))
-        if given != expected or self.nodes.neurons.dtype != torch.bool:
-            raise ArtefactError(
-                f"{path}: its nodes have shape {given}, but its model sizes say {expected}; it is damaged"
-            )
-        if model is not None and model.dims != d:
-            raise ArtefactError(
-                f"{path} is a circuit of {self.provenance.get('model', 'another model')} ({d}), which does not fit "
-                f"this model ({model.dims})"
-            )
+    def push_to_hub(
+        self, repo: str, scores: Sequence[CircuitScore] = (), *, private: bool | None = None,
+        revision: str | None = None, token: str | None = None, message: str | None = None,
+    ) -> str:  # fmt: skip
+        """Publish the circuit on the Hugging Face hub, with a model card; the repository is made if it is not there.
+
+        Args:
+            repo: ``"owner/name"``.
+            scores: figures for the card, from `faithfulness` and its like.
+            private: of a new repository; the owner's default where it is None.
+            revision: branch to write to, made if it is not there; the main one by default.
+            token: of an account that may write there; the one of ``hf auth login`` by default.
+            message: of the commit.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            ArtefactError: the hub cannot be reached, or refuses.
+        """
+        return hub.push(self, repo, scores, private=private, revision=revision, token=token, message=message)
+
+    @classmethod
+    def from_hub(
+        cls, repo: str, revision: str | None = None, *, model: HookedModel | None = None, token: str | None = None,
+        allow_mismatch: bool = False,
+    ) -> Circuit:  # fmt: skip
+        """A circuit that `push_to_hub` published; ``provenance["hub"]`` names repository and commit.
+
+        Args:
+            repo: ``"owner/name"``.
+            revision: branch, tag or commit.
+            model: when given, the circuit must be of this model, see `check`.
+            token: for private repositories.
+            allow_mismatch: see `load`.
+
+        Raises:
+            ArtefactError: the hub cannot be reached, there is no such circuit, or it is damaged or of another model.
+        """
+        path = hub.pull(repo, revision, token)
+        circuit = cls.load(path, model, allow_mismatch=allow_mismatch)
+        source = {"repo": repo, "commit": path.parent.name}
+        return replace(circuit, provenance={**circuit.provenance, "hub": source})
+
+    def check(self, model: HookedModel, *, what: str = "this", allow_mismatch: bool = False) -> None:
+        """Raise an `ArtefactError`, with the reason, unless this is a circuit of ``model``.
+
+        Args:
+            model: must have the circuit's sizes, and the weights (or, where these are not known, the name) in its
+                provenance.
+            what: what the message calls the circuit.
+            allow_mismatch: accept other weights of the same sizes.
+        """
+        check_match(self.dims, self.provenance, model, what, allow_mismatch=allow_mismatch)
 
     def __repr__(self) -> str:
         return (
             f"Circuit({self.emotion}: {self.nodes.n_neurons} neurons, {self.nodes.n_heads} heads, "
-            f"{100 * self.share:.2f} % of the model's nodes)"
+            f"{100 * self.share:.2f} % of the model's nodes{flag_note(self.flags)})"
         )
 
 
 def _sublayer(layer: int, mlp: bool) -> str:
     return f"L{layer} {'mlp' if mlp else 'attention'}"
-
-
-def _contrast(emotion: str, baseline: Any, tensors: Mapping[str, Tensor]) -> Contrast | None:
-    if baseline is None:
-        return None
-    parts = {
-        phase: Activations(tensors.get(f"{phase}.neurons"), tensors.get(f"{phase}.heads"))
-        for phase in ("prompt", "reply")
-        if f"{phase}.neurons" in tensors
-    }
-    return Contrast(emotion, baseline, parts["prompt"], parts.get("reply")) if "prompt" in parts else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -19,14 +19,13 @@ from torch import Tensor
 
 from emotion_circuits.activations import Activations, Contrast
 from emotion_circuits.circuits.circuit import Circuit
+from emotion_circuits.circuits.matching import IDENTITY
 from emotion_circuits.errors import EmotionError, NodeError
 from emotion_circuits.nodes import NodeSet, NodeValues
-from emotion_circuits.types import NodeKind
+from emotion_circuits.types import KINDS, NodeKind
 
 if TYPE_CHECKING:
     import pandas as pd
-
-KINDS: tuple[NodeKind, NodeKind] = ("neuron", "head")
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +133,11 @@ def mix(circuits: Sequence[Circuit], weights: Sequence[float | int]) -> Circuit:
         scores=NodeValues(*(_sum([w * c.scores.values(kind) for c, w in pairs]) for kind in KINDS)),
         influence=_sum(influences) if len(influences) == len(pairs) else None,
         contrast=_mixed_contrast(pairs, name),
-        provenance={"mixture": [{"emotion": c.emotion, "weight": w, **c.provenance} for c, w in pairs]},
+        provenance={
+            **_shared([c.provenance for c in circuits]),
+            "mixture": [{"emotion": c.emotion, "weight": w, **c.provenance} for c, w in pairs],
+        },
+        flags=tuple(f"{circuit.emotion}, {flag}" for circuit in circuits for flag in circuit.flags),
     )
 
 
@@ -155,6 +158,12 @@ def _mixed_contrast(pairs: Sequence[tuple[Circuit, float | int]], name: str) -> 
     parts = [contrast.prompt if contrast.reply is None else contrast.reply for contrast in held]
     reply = _total([_own(c, part) * w for (c, w), part in zip(pairs, parts, strict=True)])
     return Contrast(name, held[0].baseline, prompt, reply)
+
+
+def _shared(provenances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What they all say of the model."""
+    first, *others = provenances
+    return {k: first[k] for k in IDENTITY if k in first and all(other.get(k) == first[k] for other in others)}
 
 
 def _own(circuit: Circuit, held: Activations) -> Activations:

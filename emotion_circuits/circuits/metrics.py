@@ -6,16 +6,15 @@ all nodes and C the circuit:
 faithfulness   :math:`f(C) = (m(C) - m(\emptyset)) / (m(N) - m(\emptyset))`: what the circuit does alone (sufficiency).
 completeness   :math:`f(N \setminus C)`: what is left without it; 0 for a circuit that has everything (necessity).
 minimality     :math:`f(C) - f(C \setminus v)` for each node v: what it adds to the circuit.
-CPR, CMD       :math:`\int_0^1 f(C_k)\,dk` and :math:`\int_0^1 |1 - f(C_k)|\,dk` over growing circuits, k their share of
-               the nodes, by trapezoids: higher is better, and lower is better.
 specificity    how much of each emotion's target goes when a circuit is ablated.
 
 Every figure names the ablation that it was measured under, comes with a 95 % bootstrap interval over scenarios, and
-stands beside random circuits with as many nodes of each kind in every layer.
+stands beside circuits of the same make-up: random ones, and ones from shuffled labels (`Controls`). Growing circuits,
+CPR and CMD are in `emotion_circuits.circuits.curves`.
 
-Reference: faithfulness, CPR and CMD: Mueller et al., "MIB: A Mechanistic Interpretability Benchmark", 2025 (arXiv
-2504.13151), whose circuits are of edges, or of nodes as here; completeness and minimality: Wang et al., 2023 (arXiv
-2211.00593), who define them as differences of m.
+Reference: faithfulness: Mueller et al., "MIB: A Mechanistic Interpretability Benchmark", 2025 (arXiv 2504.13151), whose
+circuits are of edges, or of nodes as here; completeness and minimality: Wang et al., 2023 (arXiv 2211.00593), who
+define them as differences of m.
 """
 
 from __future__ import annotations
@@ -28,27 +27,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.circuits.circuit import Circuit
+from emotion_circuits.circuits.controls import USUAL, Controls
 from emotion_circuits.circuits.node_sets import (
     check_shape,
     describe_intervention,
     kept_shares,
     nodes_of,
     quantiles,
-    random_sets,
 )
+from emotion_circuits.directions.quality import flag_note
 from emotion_circuits.interventions import Intervention
 from emotion_circuits.model import HookedModel
-from emotion_circuits.nodes import NodeSet, NodeValues
+from emotion_circuits.nodes import NodeSet
 from emotion_circuits.targets import Target
 
 if TYPE_CHECKING:
     import pandas as pd
-
-N_RANDOM = 20
-SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-"""Sizes of the growing circuits, as MIB has them; 0 and 1 need no measurement."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,23 +54,27 @@ class CircuitScore:
         metric: its name.
         value: a share of the target's change from nothing kept to everything kept.
         interval: 95 %, bootstrap over scenarios.
-        random: the same of each random circuit of the same size.
+        random: the same of each random circuit of the same make-up.
+        shuffled: the same of each circuit of shuffled labels.
         ablation: what was done to the nodes that are not kept.
         n_nodes: nodes in the circuit.
         n_samples: prompts.
         full: the target with everything kept, m(N).
         empty: the target with everything ablated, m of nothing.
+        flags: why the target's direction is not to be trusted, if it failed a test of its own reliability.
     """
 
     metric: str
     value: float
     interval: tuple[float, float]
     random: Float[Tensor, " draw"]
+    shuffled: Float[Tensor, " shuffle"]
     ablation: str
     n_nodes: int
     n_samples: int
     full: float
     empty: float
+    flags: tuple[str, ...] = ()
 
     @property
     def random_interval(self) -> tuple[float, float]:
@@ -86,28 +85,32 @@ class CircuitScore:
         return low, high
 
     def to_frame(self) -> pd.DataFrame:
-        """One row: ``metric, value, low, high, random, random_low, random_high, ablation, n_nodes, n_samples``."""
+        """One row: ``metric, value, low, high, random, random_low, random_high, shuffled, ablation``, and counts.
+
+        ``random`` and ``shuffled`` are means; NaN without such circuits.
+        """
         import pandas as pd
 
         (low, high), (random_low, random_high) = self.interval, self.random_interval
         row = {
             "metric": self.metric, "value": self.value, "low": low, "high": high,
             "random": float(self.random.mean()), "random_low": random_low, "random_high": random_high,
-            "ablation": self.ablation, "n_nodes": self.n_nodes, "n_samples": self.n_samples,
+            "shuffled": float(self.shuffled.mean()), "ablation": self.ablation, "n_nodes": self.n_nodes,
+            "n_samples": self.n_samples,
         }  # fmt: skip
         return pd.DataFrame([row])
 
     def __repr__(self) -> str:
         low, high = self.interval
-        return (
-            f"CircuitScore({self.metric} {self.value:.3f} [{low:.3f}, {high:.3f}] under {self.ablation}; "
-            f"{self.n_nodes} nodes, random {float(self.random.mean()):.3f}, n = {self.n_samples})"
-        )
+        beside = [f"random {float(self.random.mean()):.3f}"] if len(self.random) else []
+        beside += [f"shuffled {float(self.shuffled.mean()):.3f}"] if len(self.shuffled) else []
+        parts = ", ".join([f"{self.n_nodes} nodes", *beside, f"n = {self.n_samples}"]) + flag_note(self.flags)
+        return f"CircuitScore({self.metric} {self.value:.3f} [{low:.3f}, {high:.3f}] under {self.ablation}; {parts})"
 
 
 def faithfulness(
     model: HookedModel, circuit: Circuit | NodeSet, prompts: object, target: Target, ablation: Intervention, *,
-    n_random: int = N_RANDOM, seed: int = 0, batch_size: int | None = None,
+    controls: Controls = USUAL, batch_size: int | None = None,
 ) -> CircuitScore:  # fmt: skip
     """How much of the target the circuit makes alone: f(C), 1 if it makes all of it and 0 if it makes nothing.
 
@@ -117,50 +120,42 @@ def faithfulness(
         prompts: a SEV (its items are instructed with the target's emotion), or prompts.
         target: what the circuit is claimed to make.
         ablation: what is done to all other nodes, at the last prompt token.
-        n_random: random circuits beside it.
-        seed: of their draw.
+        controls: circuits of the same make-up beside it.
         batch_size: rows in a batch.
 
     Example:
         >>> import emotion_circuits as ec
         >>> model, prompts = ec.HookedModel.demo(), ["I moved my desk .", "Rain fell ."]
         >>> target = ec.Projection(torch.ones(model.dims.d_model))
-        >>> ec.faithfulness(model, ec.NodeSet.all(model), prompts, target, ec.ZeroAblation(), n_random=0).value
+        >>> every, none = ec.NodeSet.all(model), ec.Controls(n_random=0)
+        >>> ec.faithfulness(model, every, prompts, target, ec.ZeroAblation(), controls=none).value
         1.0
     """
     nodes = nodes_of(circuit)
     check_shape(model, nodes)
-    kept = [nodes, *random_sets(nodes, n_random, seed)]
-    return _score("faithfulness", model, nodes, kept, prompts, target, ablation, batch_size)
+    kept = [nodes, *controls.like(nodes)]
+    return _score("faithfulness", model, kept, len(nodes), controls, prompts, target, ablation, batch_size)
 
 
 def completeness(
     model: HookedModel, circuit: Circuit | NodeSet, prompts: object, target: Target, ablation: Intervention, *,
-    n_random: int = N_RANDOM, seed: int = 0, batch_size: int | None = None,
+    controls: Controls = USUAL, batch_size: int | None = None,
 ) -> CircuitScore:  # fmt: skip
     """How much of the target is left without the circuit: f(N - C), 0 if the circuit was needed for all of it.
 
-    Args:
-        model: the model.
-        circuit: the circuit.
-        prompts: a SEV (its items are instructed with the target's emotion), or prompts.
-        target: what the circuit is claimed to make.
-        ablation: what is done to the circuit's nodes, at the last prompt token.
-        n_random: random circuits beside it.
-        seed: of their draw.
-        batch_size: rows in a batch.
+    Arguments as for `faithfulness`, except that the circuit's own nodes are ablated.
     """
     nodes = nodes_of(circuit)
     check_shape(model, nodes)
-    kept = [~held for held in (nodes, *random_sets(nodes, n_random, seed))]
-    return _score("completeness", model, nodes, kept, prompts, target, ablation, batch_size)
+    kept = [~held for held in (nodes, *controls.like(nodes))]
+    return _score("completeness", model, kept, len(nodes), controls, prompts, target, ablation, batch_size)
 
 
 def minimality(
     model: HookedModel, circuit: Circuit | NodeSet, prompts: object, target: Target, ablation: Intervention, *,
     batch_size: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """What each node adds to the circuit: f(C) - f(C without it).
+    """What each node adds to the circuit: f(C) - f(C without it). Arguments as for `faithfulness`.
 
     Returns:
         One row per node, largest first: ``node, kind, layer, drop, low, high, ablation``. A node whose interval holds
@@ -180,56 +175,6 @@ def minimality(
         "ablation": describe_intervention(ablation),
     }  # fmt: skip
     return pd.DataFrame(columns).sort_values("drop", ascending=False, kind="stable", ignore_index=True)
-
-
-def circuit_curves(
-    model: HookedModel, scores: Attribution | NodeValues, prompts: object, target: Target, ablation: Intervention, *,
-    shares: Sequence[float] = SHARES, n_random: int = 5, seed: int = 0, batch_size: int | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """Sufficiency and necessity of growing circuits: the best nodes of a ranking, and random ones.
-
-    Args:
-        model: the model.
-        scores: ranks the nodes; neurons and heads together.
-        prompts: a SEV or prompts.
-        target: what the circuits are claimed to make.
-        ablation: what is done to the nodes that are not kept.
-        shares: sizes, as shares of the model's nodes.
-        n_random: random circuits of each size.
-        seed: of their draw.
-        batch_size: rows in a batch.
-
-    Returns:
-        One row per size and selection (``top``, ``random``): ``share, n_nodes, selection, sufficiency,
-        sufficiency_low, sufficiency_high, necessity, necessity_low, necessity_high, ablation``. Sufficiency is f(C),
-        necessity 1 - f(N - C). Intervals are 95 %, over scenarios for ``top`` and over draws for ``random``.
-    """
-    import pandas as pd
-
-    sizes = sorted({max(1, min(model.dims.n_nodes, round(share * model.dims.n_nodes))) for share in shares})
-    tops = [scores.top(size) for size in sizes]
-    groups = [[top, *random_sets(top, n_random, seed + i)] for i, top in enumerate(tops)]
-    flat = [nodes for group in groups for nodes in group]
-    means, draws, _ = kept_shares(model, [*flat, *(~nodes for nodes in flat)], prompts, target, ablation, batch_size)
-    figures = torch.stack([means[: len(flat)], 1 - means[len(flat) :]])
-    by_draw = torch.stack([draws[:, : len(flat)], 1 - draws[:, len(flat) :]])
-    rows = []
-    for i, top in enumerate(tops):
-        column = i * (n_random + 1)
-        base = {"share": len(top) / model.dims.n_nodes, "n_nodes": len(top)}
-        rows.append(base | _curve_row("top", figures[:, column], by_draw[:, :, column]))
-        if n_random:
-            drawn = figures[:, column + 1 : column + 1 + n_random]
-            rows.append(base | _curve_row("random", drawn.mean(dim=1), drawn))
-    return pd.DataFrame(rows).assign(ablation=describe_intervention(ablation))
-
-
-def _curve_row(selection: str, value: Tensor, spread: Float[Tensor, "2 draw"]) -> dict[str, object]:
-    row: dict[str, object] = {"selection": selection}
-    low, high = quantiles(spread.T)
-    for i, name in enumerate(("sufficiency", "necessity")):
-        row |= {name: float(value[i]), f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}
-    return row
 
 
 def specificity(
@@ -266,13 +211,14 @@ def specificity(
 
 
 def _score(
-    metric: str, model: HookedModel, nodes: NodeSet, kept: Sequence[NodeSet], prompts: object, target: Target,
-    ablation: Intervention, batch_size: int | None,
+    metric: str, model: HookedModel, kept: Sequence[NodeSet], n_nodes: int, controls: Controls, prompts: object,
+    target: Target, ablation: Intervention, batch_size: int | None,
 ) -> CircuitScore:  # fmt: skip
     means, draws, held = kept_shares(model, kept, prompts, target, ablation, batch_size)
-    low, high = quantiles(draws[:, :1])
+    low, high = quantiles(draws[:, 0])
     empty, full = held.means[:2].tolist()
+    drawn, shuffled = means[1:].split([controls.n_random, len(controls.shuffled)])
     return CircuitScore(
-        metric, float(means[0]), (float(low[0]), float(high[0])), means[1:], describe_intervention(ablation),
-        len(nodes), len(held.values), full, empty,
+        metric, float(means[0]), (float(low), float(high)), drawn, shuffled, describe_intervention(ablation),
+        n_nodes, len(held.values), full, empty, getattr(target, "flags", ()),
     )  # fmt: skip

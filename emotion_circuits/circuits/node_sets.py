@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from emotion_circuits import distributed
 from emotion_circuits.attribution.edits import check_nodes, set_edit
 from emotion_circuits.attribution.sums import SampleSet
 from emotion_circuits.circuits.circuit import Circuit
@@ -92,14 +93,19 @@ def set_values(
             result[:, changed[variants.cpu()]] = target(model, read[target.readout]).double().cpu()
         return result
 
-    with progress("circuit", len(samples)) as advance, torch.no_grad():
-        for batch, result in samples.run(model, work, batch_size):
+    with progress("circuit", len(samples), shared=True) as advance, torch.no_grad():
+        for batch, result in samples.run(model, work, batch_size, shared=True):
             values.update(zip(batch.samples.tolist(), result, strict=True))
             advance(len(batch))
+    values = distributed.merge(values)
     used = samples.used.tolist()
-    items = (samples.prompts[i].item for i in used)
-    clusters = tuple(i if item is None else item for i, item in zip(used, items, strict=True))
-    return SetValues(torch.stack([values[i] for i in used]), clusters)
+    return SetValues(torch.stack([values[i] for i in used]), clusters_of(samples.prompts, used))
+
+
+def clusters_of(prompts: Sequence[Prompt], rows: Sequence[int]) -> tuple[object, ...]:
+    """The scenario of each of some prompts; a prompt without one is a scenario of its own."""
+    items = (prompts[i].item for i in rows)
+    return tuple(i if item is None else item for i, item in zip(rows, items, strict=True))
 
 
 def kept_shares(
@@ -139,11 +145,6 @@ def quantiles(draws: Float[Tensor, "draw *set"]) -> tuple[Float[Tensor, "*set"],
     """The bounds between which 95 % of the draws lie."""
     low, high = draws.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     return low, high
-
-
-def random_sets(nodes: NodeSet, n: int, seed: int) -> list[NodeSet]:
-    """``n`` random sets with as many nodes of each kind in every layer."""
-    return [nodes.random_like(seed * 1_000_003 + draw) for draw in range(n)]
 
 
 def prompts_for(prompts: object, emotion: str | None) -> list[Prompt]:

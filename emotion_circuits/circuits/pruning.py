@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emotion_circuits.attribution.result import Attribution
-from emotion_circuits.circuits.metrics import N_RANDOM, CircuitScore, faithfulness
+from emotion_circuits.circuits.controls import USUAL, Controls
+from emotion_circuits.circuits.metrics import CircuitScore, faithfulness
 from emotion_circuits.circuits.node_sets import kept_shares, prompts_for
 from emotion_circuits.errors import NodeError
 from emotion_circuits.interventions import Intervention
@@ -36,7 +37,7 @@ class SmallestCircuit:
 
     Attributes:
         nodes: the circuit.
-        faithfulness: of the circuit, with its interval and random circuits of the same size.
+        faithfulness: of the circuit, with its interval and its controls.
         wanted: the faithfulness that was asked for.
         tried: every size that was measured on the way, and its faithfulness.
     """
@@ -55,8 +56,7 @@ class SmallestCircuit:
 
 def smallest_circuit(
     model: HookedModel, scores: Attribution | NodeValues, prompts: object, target: Target, ablation: Intervention,
-    wanted: float = 0.8, *, greedy: bool = False, n_random: int = N_RANDOM, seed: int = 0,
-    batch_size: int | None = None,
+    wanted: float = 0.8, *, greedy: bool = False, controls: Controls = USUAL, batch_size: int | None = None,
 ) -> SmallestCircuit:  # fmt: skip
     """The smallest top-k circuit with a faithfulness of at least ``wanted``.
 
@@ -69,8 +69,7 @@ def smallest_circuit(
         ablation: what is done to all other nodes, at the last prompt token.
         wanted: faithfulness to keep.
         greedy: also leave out members that are not needed.
-        n_random: random circuits beside it.
-        seed: of their draw.
+        controls: circuits of the same make-up beside it.
         batch_size: rows in a batch.
 
     Raises:
@@ -105,7 +104,7 @@ def smallest_circuit(
     nodes = scores.top(enough[0])
     if greedy:
         nodes = _pruned(nodes, measured, wanted)
-    score = faithfulness(model, nodes, asked, target, ablation, n_random=n_random, seed=seed, batch_size=batch_size)
+    score = faithfulness(model, nodes, asked, target, ablation, controls=controls, batch_size=batch_size)
     return SmallestCircuit(nodes, score, wanted, dict(sorted(tried.items())))
 
 

@@ -3,31 +3,40 @@
 1. Score every node on each scenario's prompts alone. A score is a mean over samples, so the score on any resample of
    whole scenarios is the weighted mean of these: one attribution of the data serves all resamples.
 2. Choose a circuit on each bootstrap resample; a node's frequency is the share of resamples that chose it.
-3. Choose circuits on disjoint halves of the scenarios; their mean Jaccard index says how far half the data agrees
-   with the other half.
+3. Choose circuits on pairs of disjoint halves of the scenarios: again a frequency for every node, and the mean Jaccard
+   index of the two circuits of a pair, which says how far half the data agrees with the other half.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emotion_circuits.attribution import attribute
-from emotion_circuits.circuits.node_sets import prompts_for
+from emotion_circuits import artefacts, distributed
+from emotion_circuits.attribution import attribute_each
+from emotion_circuits.checked import build, parts
+from emotion_circuits.circuits.node_sets import clusters_of
+from emotion_circuits.data.prompts import Prompt, as_prompts
+from emotion_circuits.data.sev import SEV
 from emotion_circuits.errors import DataError
 from emotion_circuits.model import HookedModel
 from emotion_circuits.nodes import NodeSet, NodeValues
 from emotion_circuits.targets import Target, samples_of
+from emotion_circuits.types import KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 N_HALVES = 20
+
+Choose = Callable[[NodeValues], NodeSet]
+"""From scores to a circuit's nodes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +45,8 @@ class Stability:
 
     Attributes:
         circuit: what all of the data gives.
-        frequency: share of the resamples that chose each node.
+        frequency: share of the bootstrap resamples that chose each node.
+        half_frequency: share of the halves of the data that chose it.
         halves: mean Jaccard index of the circuits of two disjoint halves of the scenarios.
         n_draws: resamples.
         n_scenarios: scenarios in the data.
@@ -44,41 +54,69 @@ class Stability:
 
     circuit: NodeSet
     frequency: NodeValues
+    half_frequency: NodeValues
     halves: float
     n_draws: int
     n_scenarios: int
 
     def core(self, share: float = 0.9) -> NodeSet:
-        """The nodes that at least this share of the resamples chose."""
-        return NodeSet(self.frequency.neurons >= share, self.frequency.heads >= share)
+        """The nodes that at least this share of the resamples chose, and of the halves too."""
+        both = (self.frequency, self.half_frequency)
+        return NodeSet(
+            *((both[0].values(kind) >= share) & (both[1].values(kind) >= share) for kind in KINDS),
+        )
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per node that was ever chosen: ``node, kind, layer, index, frequency, in_circuit``."""
-        table = self.frequency.to_frame().rename(columns={"value": "frequency"})
-        inside = set(self.circuit.names())
-        table["in_circuit"] = [name in inside for name in table["node"]]
-        return table.loc[(table["frequency"] > 0) | table["in_circuit"]].reset_index(drop=True)
+        """One row per node ever chosen: ``node, kind, layer, index, frequency, half_frequency, in_circuit, core``."""
+        table, halves = (held.to_frame() for held in (self.frequency, self.half_frequency))
+        table = table.rename(columns={"value": "frequency"})
+        in_halves = dict(zip(halves["node"], halves["value"], strict=True))
+        table["half_frequency"] = [in_halves[name] for name in table["node"]]
+        for column, nodes in (("in_circuit", self.circuit), ("core", self.core())):
+            table[column] = table["node"].isin(nodes.names())
+        ever = (table["frequency"] > 0) | (table["half_frequency"] > 0) | table["in_circuit"]
+        return table.loc[ever].reset_index(drop=True)
+
+    def save(self, path: str | Path) -> None:
+        """Write one file."""
+        held = {"circuit": self.circuit, "frequency": self.frequency, "half_frequency": self.half_frequency}
+        tensors = {f"{name}.{part}": getattr(of, part) for name, of in held.items() for part in ("neurons", "heads")}
+        meta = {"halves": self.halves, "n_draws": self.n_draws, "n_scenarios": self.n_scenarios}
+        artefacts.save(path, "stability", tensors, meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Stability:
+        """Read what `save` wrote.
+
+        Raises:
+            ArtefactError: the file is damaged or something else.
+        """
+        tensors, meta = artefacts.load(path, "stability")
+        circuit = build(NodeSet, path, parts("circuit", tensors))
+        sizes = {"layer": len(circuit.heads), "neuron": circuit.neurons.shape[1], "head": circuit.heads.shape[1]}
+        often = {n: build(NodeValues, path, parts(n, tensors), **sizes) for n in ("frequency", "half_frequency")}
+        return build(cls, path, {"circuit": circuit, **often, **meta})
 
     def __repr__(self) -> str:
         kept = len(self.core() & self.circuit)
         return (
-            f"Stability({kept} of {len(self.circuit)} nodes in at least 90 % of {self.n_draws} resamples of "
-            f"{self.n_scenarios} scenarios; halves agree by {self.halves:.3f})"
+            f"Stability({kept} of {len(self.circuit)} nodes in at least 90 % of {self.n_draws} resamples and of the "
+            f"halves of {self.n_scenarios} scenarios; halves agree by {self.halves:.3f})"
         )
 
 
 def stability(
-    model: HookedModel, prompts: object, target: Target, method: Any, choose: Callable[[NodeValues], NodeSet], *,
-    n_draws: int = 200, seed: int = 0, batch_size: int | None = None,
+    model: HookedModel, prompts: object, target: Target, method: Any, choose: Choose, *, n_draws: int = 200,
+    seed: int = 0, batch_size: int | None = None,
 ) -> Stability:  # fmt: skip
-    """Selection frequencies over bootstrap resamples of the scenarios.
+    """Selection frequencies over bootstrap resamples and halves of the scenarios.
 
     Args:
         model: the model.
         prompts: a SEV (its items are instructed with the target's emotion), or prompts.
         target: what is attributed.
-        method: of attribution, e.g. ``ec.DirectAttribution()``; not one whose intervention knows samples by their place
-            in the list (`CounterfactualPatch`, `ResampleAblation`), since each scenario is a list of its own.
+        method: of attribution, e.g. ``ec.DirectAttribution()``; one that scores each sample by itself, so not one whose
+            intervention or baseline is made of the other prompts.
         choose: from scores to a circuit's nodes, e.g. ``lambda values: values.top(50)``.
         n_draws: resamples.
         seed: of the draws.
@@ -87,40 +125,77 @@ def stability(
     Raises:
         DataError: there are fewer than two scenarios to resample.
     """
-    asked = prompts_for(prompts, target.emotion)
-    by_item: dict[object, list[int]] = {}
-    for i in samples_of(target, asked):
-        by_item.setdefault(i if asked[i].item is None else asked[i].item, []).append(i)
-    n = len(by_item)
-    if n < 2:
-        raise DataError(f"there is {n} scenario to resample; stability needs prompts of two or more")
-    weights = torch.tensor([float(len(rows)) for rows in by_item.values()])
-    parts = [
-        attribute(model, [asked[i] for i in rows], target, method, batch_size=batch_size).values
-        for rows in by_item.values()
-    ]
-    neurons, heads = (torch.stack([part.values(kind) for part in parts]) for kind in ("neuron", "head"))
+    options = {"n_draws": n_draws, "seed": seed, "batch_size": batch_size}
+    return stability_each(model, prompts, {"": target}, method, {"": choose}, **options)[""]
+
+
+def stability_each(
+    model: HookedModel, prompts: object, targets: Mapping[str, Target], method: Any, choose: Mapping[str, Choose], *,
+    n_draws: int = 200, seed: int = 0, batch_size: int | None = None,
+) -> dict[str, Stability]:  # fmt: skip
+    """`stability` of several targets from one attribution of all prompts; arguments by the target's name."""
+    asked = _instructed(prompts, targets.values())
+    rows_of = {name: samples_of(target, asked) for name, target in targets.items()}
+    scenarios = clusters_of(asked, range(len(asked)))
+    counts = {name: dict.fromkeys((scenarios[i] for i in rows), 0) for name, rows in rows_of.items()}
+    for name, rows in rows_of.items():
+        for i in rows:
+            counts[name][scenarios[i]] += 1
+        if len(counts[name]) < 2:
+            raise DataError(
+                f"there is {len(counts[name])} scenario to resample; stability needs prompts of two or more"
+            )
+    members: dict[object, list[Prompt]] = {}
+    for prompt, scenario in zip(asked, scenarios, strict=True):
+        members.setdefault(scenario, []).append(prompt)
+    scored: dict[str, dict[int, NodeValues]] = {name: {} for name in targets}
+    mine = distributed.share(list(enumerate(members.items())))
+    with distributed.apart():
+        for place, (scenario, prompts_there) in mine:
+            present = {name: target for name, target in targets.items() if scenario in counts[name]}
+            for name, found in attribute_each(model, prompts_there, present, method, batch_size=batch_size).items():
+                scored[name][place] = found.values
+    scores = {name: _of_all_processes(held) for name, held in scored.items()}
+    return {
+        name: _resampled(scores[name], [counts[name][s] for s in dict.fromkeys(scenarios) if s in counts[name]],
+                         choose[name], n_draws, seed)
+        for name in targets
+    }  # fmt: skip
+
+
+def _of_all_processes(scored: Mapping[int, NodeValues]) -> list[NodeValues]:
+    """Scores by scenario, each worked out by one process, in the scenarios' order."""
+    neurons, heads = (distributed.merge({i: held.values(kind) for i, held in scored.items()}) for kind in KINDS)
+    return [NodeValues(neurons[i], heads[i]) for i in sorted(neurons)]
+
+
+def _instructed(prompts: object, targets: Iterable[Target]) -> list[Prompt]:
+    if not isinstance(prompts, SEV):
+        return as_prompts(prompts)
+    return [prompt for target in targets for prompt in prompts.prompts(target.emotion)]
+
+
+def _resampled(scores: list[NodeValues], counts: list[int], choose: Choose, n_draws: int, seed: int) -> Stability:
+    weights, n = torch.tensor(counts, dtype=torch.float32), len(scores)
+    stacked = [torch.stack([held.values(kind) for held in scores]) for kind in KINDS]
 
     def chosen(often: Float[Tensor, " scenario"]) -> NodeSet:
         share = often * weights / (often * weights).sum()
-        return choose(NodeValues(*(torch.tensordot(share, held, dims=1) for held in (neurons, heads))))
+        return choose(NodeValues(*(torch.tensordot(share, part, dims=1) for part in stacked)))
 
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(n, (n_draws, n), generator=generator)
-    sums = NodeValues(torch.zeros_like(neurons[0]), torch.zeros_like(heads[0]))
-    for draw in drawn:
-        nodes = chosen(torch.bincount(draw, minlength=n).float())
-        sums.neurons.add_(nodes.neurons)
-        sums.heads.add_(nodes.heads)
-    frequency = NodeValues(sums.neurons / n_draws, sums.heads / n_draws)
-    return Stability(chosen(torch.ones(n)), frequency, _halves(chosen, n, generator), n_draws, n)
-
-
-def _halves(chosen: Callable[[Tensor], NodeSet], n: int, generator: torch.Generator) -> float:
-    shares = []
+    resampled = [chosen(torch.bincount(draw, minlength=n).float()) for draw in drawn]
+    pairs = []
     for _ in range(N_HALVES):
         first = torch.zeros(n)
         first[torch.randperm(n, generator=generator)[: n // 2]] = 1.0
-        a, b = chosen(first), chosen(1 - first)
-        shares.append(len(a & b) / max(1, len(a | b)))
-    return sum(shares) / len(shares)
+        pairs.append((chosen(first), chosen(1 - first)))
+    agreement = sum(len(a & b) / max(1, len(a | b)) for a, b in pairs) / N_HALVES
+    halves = [half for pair in pairs for half in pair]
+    return Stability(chosen(torch.ones(n)), _share(resampled), _share(halves), agreement, n_draws, n)
+
+
+def _share(sets: list[NodeSet]) -> NodeValues:
+    """The share of some sets that have each node."""
+    return NodeValues(*(torch.stack([held.mask(kind) for held in sets]).float().mean(dim=0) for kind in KINDS))

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from emotion_circuits.cli import options as o
 from emotion_circuits.cli import output
-
-if TYPE_CHECKING:
-    from emotion_circuits.pipeline import Run
 
 CircuitFile = Annotated[Path, typer.Argument(help="A saved circuit, e.g. runs/demo/circuit/anger.safetensors.")]
 RunOption = Annotated[Path, typer.Option("--run", help="The run folder that the circuit belongs to.")]
@@ -42,24 +39,38 @@ def compare(a: CircuitFile, b: CircuitFile, json: o.Json = False) -> None:
     output.print_frame(result.to_frame(), f"{a.stem} and {b.stem}", as_json=json)
 
 
-def metrics(circuit: CircuitFile, run: RunOption = Path("runs/demo"), json: o.Json = False) -> None:
-    """Faithfulness and completeness on the test scenarios, beside random circuits of the same make-up."""
+def metrics(
+    circuit: CircuitFile,
+    run: RunOption = Path("runs/demo"),
+    n_random: Annotated[int, typer.Option("--random", min=0, help="Random circuits beside it.")] = 20,
+    n_shuffled: Annotated[int, typer.Option("--shuffled", min=0, help="Circuits of shuffled labels beside it.")] = 3,
+    trust_remote_code: o.TrustRemoteCode = False,
+    json: o.Json = False,
+) -> None:
+    """Faithfulness and completeness on the test scenarios, beside random circuits and circuits of shuffled labels."""
     import pandas as pd
 
-    from emotion_circuits.circuits import Circuit, completeness, faithfulness
+    from emotion_circuits.attribution import DirectAttribution
+    from emotion_circuits.circuits import Circuit, Controls, completeness, faithfulness, shuffled_scores
     from emotion_circuits.interventions import MeanAblation
+    from emotion_circuits.pipeline import load_run
 
-    opened = _opened(run)
-    loaded = Circuit.load(circuit, opened.model)
-    means = opened.attributions()[loaded.emotion].means
-    assert means is not None, "attributions of a run hold means"
-    target, ablation = opened.directions().target(loaded.emotion), MeanAblation(means)
+    opened = load_run(run, trust_remote_code=trust_remote_code)
     rows = []
     with output.progress_bars(json):
-        for name, metric in (("faithfulness", faithfulness), ("completeness", completeness)):
-            score = metric(opened.model, loaded, opened.test, target, ablation)
-            rows.append(score.to_frame().assign(metric=name))
-    output.print_frame(pd.concat(rows, ignore_index=True), repr(loaded), as_json=json)
+        loaded = Circuit.load(circuit, opened.model)
+        means = opened.attributions()[loaded.emotion].means
+        assert means is not None, "attributions of a run hold means"
+        target, ablation = opened.directions().target(loaded.emotion), MeanAblation(means)
+        accepted = opened.evaluation().accepted() if n_shuffled else ()
+        shuffled = shuffled_scores(opened.model, accepted, loaded.emotion, DirectAttribution(), n=n_shuffled)
+        controls = Controls(n_random, shuffled, opened.settings.seed)
+        for metric in (faithfulness, completeness):
+            rows.append(metric(opened.model, loaded, opened.test, target, ablation, controls=controls).to_frame())
+    table = pd.concat(rows, ignore_index=True)
+    title = f"{loaded!r}, under {table['ablation'][0]}, {table['n_samples'][0]} prompts"
+    shown = table if json else table.drop(columns=["ablation", "n_nodes", "n_samples"])
+    output.print_frame(shown, title, as_json=json)
 
 
 def export(
@@ -82,27 +93,18 @@ def bake(
     run: RunOption = Path("runs/demo"),
     strength: Annotated[float, typer.Option(help="How often the contrast is added.")] = 0.5,
     phase: Annotated[str, typer.Option(help="Which part of the contrast: prompt or reply.")] = "reply",
+    trust_remote_code: o.TrustRemoteCode = False,
 ) -> None:
     """Write a plain Llama checkpoint that holds the modulation as biases: no hooks, served by anything."""
     from emotion_circuits.circuits import Circuit
     from emotion_circuits.errors import PatchError
     from emotion_circuits.interop import bake as write_checkpoint
     from emotion_circuits.interventions import Enhancement
+    from emotion_circuits.pipeline import load_run
 
-    opened = _opened(run)
+    opened = load_run(run, trust_remote_code=trust_remote_code)
     loaded = Circuit.load(circuit, opened.model)
     if loaded.contrast is None or phase not in ("prompt", "reply"):
         raise PatchError(f"{circuit} has no contrast, or phase {phase!r} is neither 'prompt' nor 'reply'")
     path = write_checkpoint(opened.model, loaded, Enhancement(loaded.contrast, strength), folder, phase=phase)
     output.console.print(f"written: {path}", highlight=False, soft_wrap=True)
-
-
-def _opened(folder: Path) -> Run:
-    """The run in ``folder``, as far as it has come; nothing is run."""
-    from emotion_circuits.pipeline import Run, Settings, load_data, read_manifest
-    from emotion_circuits.pipeline.folder import RunFolder
-
-    manifest = read_manifest(folder)
-    held = manifest["settings"]
-    settings = Settings(**(held | {"emotions": tuple(held["emotions"])}))
-    return Run(settings, RunFolder(folder, manifest), load_data(settings))

@@ -2,8 +2,10 @@
 
 from emotion_circuits.interop.bake import bake
 from emotion_circuits.interop.gguf import read_control_vector, write_control_vector
+from emotion_circuits.interop.global_circuit import load_global_circuit
 from emotion_circuits.interop.graphs import write_csv, write_graphml, write_mib_json
 
 __all__ = [
-    "bake", "read_control_vector", "write_control_vector", "write_csv", "write_graphml", "write_mib_json",
+    "bake", "load_global_circuit", "read_control_vector", "write_control_vector", "write_csv", "write_graphml",
+    "write_mib_json",
 ]  # fmt: skip

@@ -9,7 +9,7 @@
 
 The ``.pt`` files are pickles that hold NumPy arrays. They are read with a list of the four functions and the types
 that such arrays need, and nothing else: a file that names any other function is refused before it is called.
-Released ``global_circuit/*.json`` files are not read, since their layout is not published anywhere.
+Released ``global_circuit/*.json`` files: `emotion_circuits.interop.global_circuit`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ LLAMA_3_2_3B = ModelDims(28, 24, 8, 3072, 128, 8192, 128256)
 """Sizes of the reference's model."""
 
 _SOURCE = "Wang et al., arXiv 2510.11328, released files"
+_SMALL = 1 << 20
 
 
 def load_directions(attention: str | Path, mlp: str | Path, sigma: str | Path | None = None) -> EmotionDirections:
@@ -89,7 +91,7 @@ def load_sigma(path: str | Path, n_layers: int = LLAMA_3_2_3B.n_layers) -> Float
     try:
         held = json.loads(Path(path).read_text(encoding="utf-8"))
         rows = [[float(held[f"{sublayer}_{l}"]) for l in range(n_layers)] for sublayer in ("attention", "mlp")]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ArtefactError(
             f"{path} cannot be read as an rms table ({error!r}); expected a JSON object with a number for each of "
             f"attention_0 to attention_{n_layers - 1} and mlp_0 to mlp_{n_layers - 1}"
@@ -217,6 +219,7 @@ def load_differences(
 
 
 def _array(path: str | Path, emotion: str, shape: tuple[int, ...]) -> Tensor:
+    _refuse_bombs(path)
     try:
         held = np.load(path, allow_pickle=False)
         if isinstance(held, np.lib.npyio.NpzFile):
@@ -231,6 +234,7 @@ def _array(path: str | Path, emotion: str, shape: tuple[int, ...]) -> Tensor:
 
 def _direction_file(path: str | Path) -> dict[str, np.ndarray]:
     """``dirs`` of one file: a ``[layer, d_model]`` array for each emotion."""
+    _refuse_bombs(path)
     try:
         with torch.serialization.safe_globals(_array_globals()):
             held = torch.load(path, map_location="cpu", weights_only=True)
@@ -249,6 +253,19 @@ def _direction_file(path: str | Path) -> dict[str, np.ndarray]:
         ):
             raise ArtefactError(f"{path}: the directions of {emotion!r} are no [layer, d_model] array of numbers")
     return {emotion: np.ascontiguousarray(array, dtype=np.float32) for emotion, array in directions.items()}
+
+
+def _refuse_bombs(path: str | Path) -> None:
+    """Refuse a packed file that is a hundred times its size: real numbers do not pack like that."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except Exception as error:  # zipfile's errors on damaged files are of many kinds
+        raise ArtefactError(f"{path} cannot be read as a packed file ({error}); is it complete?") from error
+    if unpacked > 100 * Path(path).stat().st_size + _SMALL:
+        raise ArtefactError(f"{path} unpacks to {unpacked:,} bytes, a hundred times its size; it is not read")
 
 
 def _array_globals() -> list[Any]:

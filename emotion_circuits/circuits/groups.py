@@ -1,0 +1,152 @@
+"""Groups of nodes, between which edges are measured: some heads, or some neurons, of one layer.
+
+A group writes into the residual what its nodes write (`written`), and reads the residual before its sublayer. An edge
+goes from a group to a higher one, or to the target's readout (`TARGET`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emotion_circuits.attribution.edits import intervene, places
+from emotion_circuits.circuits.circuit import Circuit
+from emotion_circuits.circuits.node_sets import SetValues, check_shape, describe_intervention, quantiles
+from emotion_circuits.errors import ModelError, NodeError
+from emotion_circuits.interventions import Intervention, Where
+from emotion_circuits.model import HookedModel
+from emotion_circuits.model.suffix import SuffixRun
+from emotion_circuits.model.writes import SUBLAYER_OF
+from emotion_circuits.nodes import NodeSet
+from emotion_circuits.targets import Target
+from emotion_circuits.types import NodeKind, Site
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TARGET = "target"
+READS: dict[NodeKind, Site] = {"head": "resid_pre", "neuron": "resid_mid"}
+"""The residual that nodes of a kind read."""
+
+By = Literal["usual", "node", "sublayer"]
+"""Each head alone and each layer's neurons together; every node alone; every sublayer's nodes together."""
+
+_COLUMNS = 4000  # pairs whose bootstrap is in memory at once
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Nodes of one sublayer.
+
+    Attributes:
+        name: shown as an edge's end.
+        kind: the nodes' kind.
+        layer: their layer.
+        units: their indices.
+    """
+
+    name: str
+    kind: NodeKind
+    layer: int
+    units: Tensor
+
+    @property
+    def height(self) -> tuple[int, bool]:
+        """Order in the model: a layer's heads come before its neurons."""
+        return self.layer, self.kind == "neuron"
+
+
+def groups_of(circuit: Circuit | NodeSet, by: By = "usual") -> dict[str, NodeSet]:
+    """A circuit's groups by name: ``"L2H1"``, ``"L3N10"``, ``"L3 neurons"``, ``"L3 attention"``, ``"L3 mlp"``.
+
+    Args:
+        circuit: the nodes.
+        by: how they are put together, see `By`.
+    """
+    nodes = circuit.nodes if isinstance(circuit, Circuit) else circuit
+    groups: dict[str, NodeSet] = {}
+    for kind, layer, units in places(nodes):
+        alone = by == "node" or (by == "usual" and kind == "head")
+        for part in [[unit] for unit in units.tolist()] if alone else [units.tolist()]:
+            held = NodeSet(torch.zeros_like(nodes.neurons), torch.zeros_like(nodes.heads))
+            held.mask(kind)[layer, part] = True
+            together = f"L{layer} {SUBLAYER_OF[kind]}" if by == "sublayer" else f"L{layer} neurons"
+            groups[f"L{layer}{kind[0].upper()}{part[0]}" if alone else together] = held
+    return groups
+
+
+def sorted_groups(model: HookedModel, groups: Circuit | NodeSet | Mapping[str, NodeSet]) -> list[Group]:
+    """The groups from below to above; a circuit or node set stands for its usual ones.
+
+    Raises:
+        NodeError: a group is empty or spans several sublayers, or is of a model of another shape.
+        ModelError: the model norms what its sublayers write.
+    """
+    named = groups_of(groups) if isinstance(groups, Circuit | NodeSet) else groups
+    return sorted((_group(model, name, nodes) for name, nodes in named.items()), key=lambda group: group.height)
+
+
+def _group(model: HookedModel, name: str, nodes: NodeSet) -> Group:
+    check_shape(model, nodes)
+    inside = places(nodes)
+    if len(inside) != 1:
+        raise NodeError(
+            f"group {name!r} has nodes in {len(inside)} sublayers; a group is some heads, or some neurons, of one "
+            "layer: split it, e.g. with groups_of(circuit)"
+        )
+    kind, layer, units = inside[0]
+    if model.sites.write_norm(SUBLAYER_OF[kind], layer) is not None:
+        raise ModelError(
+            f"{model.name} norms what its sublayers write, so a group's share of it is not defined for edges; use "
+            "a model without such norms (Llama, Qwen, Mistral), or measure whole sets with faithfulness"
+        )
+    return Group(name, kind, layer, units)
+
+
+def pairs_of(groups: Sequence[Group]) -> list[tuple[int, int]]:
+    """Places of source and receiver of every edge between groups, receiver by receiver."""
+    return [(i, j) for j, upper in enumerate(groups) for i, lower in enumerate(groups) if lower.height < upper.height]
+
+
+def reaching(groups: Sequence[Group], target: Target, n_layers: int) -> list[int]:
+    """Places of the groups that write below the target's readout."""
+    site, layer = target.readout
+    after = {"resid_pre": (layer % n_layers, -1), "resid_mid": (layer % n_layers, 0)}
+    end = after.get(site, (layer % n_layers, 1))
+    return [i for i, group in enumerate(groups) if group.height <= end]
+
+
+def written(model: HookedModel, run: SuffixRun, group: Group, intervention: Intervention) -> Tensor:
+    """By how much an intervention changes what a group writes at the last token, ``[batch, d_model]``."""
+    units = group.units.to(run.final().device)
+    held = unflat(model, group, run.base((group.kind, group.layer))[:, None])[:, :, units]
+    where = Where(group.kind, group.layer, units, False, run.batch.samples)
+    change = (intervene(intervention, held, where) - held).flatten(1)
+    weight = model.writes(group.kind, group.layer)[units.to(model.device)]
+    return change @ weight.reshape(change.shape[1], -1).to(change)
+
+
+def unflat(model: HookedModel, group: Group, held: Tensor) -> Tensor:
+    """Heads' outputs with an axis for heads; neurons as they are."""
+    return held.unflatten(-1, (model.dims.n_heads, model.dims.d_head)) if group.kind == "head" else held
+
+
+def edge_table(
+    names: Sequence[tuple[str, str]], values: Float[Tensor, "sample pair"], clusters: Sequence[object],
+    intervention: Intervention,
+) -> pd.DataFrame:  # fmt: skip
+    """One row per pair, largest magnitude first: ``source, target, effect, low, high, intervention``."""
+    import pandas as pd
+
+    parts = [SetValues(part, tuple(clusters)).draws() for part in values.double().split(_COLUMNS, dim=1)]
+    bounds = [torch.cat(side) for side in zip(*map(quantiles, parts), strict=True)]
+    columns = dict(zip(("effect", "low", "high"), (values.double().mean(dim=0), *bounds), strict=True))
+    table = pd.DataFrame(names, columns=["source", "target"])
+    table = table.assign(**{name: column.tolist() for name, column in columns.items()})
+    table = table.sort_values("effect", key=abs, ascending=False, kind="stable", ignore_index=True)
+    return table.assign(intervention=describe_intervention(intervention))
