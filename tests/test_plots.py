@@ -16,9 +16,12 @@ import torch
 
 from emotion_circuits import plots
 from emotion_circuits.activations import Activations, Contrast
+from emotion_circuits.affect import EmotionDynamics, affect_space, language_agreement
+from emotion_circuits.affect.dynamics import dynamics_of
 from emotion_circuits.attribution.influence import Influence
 from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.circuits.circuit import Circuit
+from emotion_circuits.circuits.stability import Stability
 from emotion_circuits.data.prompts import Prompt
 from emotion_circuits.directions.result import EmotionDirections
 from emotion_circuits.errors import ArtefactError, DataError, DeviceError, EmotionCircuitsError, EmotionError, NodeError
@@ -119,7 +122,7 @@ def comparison(n_items: int = 12, seed: int = 0, text: str | None = None) -> Com
                 replies.append(Reply(prompt, said, (1, 2, 3), emotion, method))
                 scores.append(Score(label, "too few words" if lost else ""))
         evaluations[method] = Evaluation(Replies(tuple(replies)), tuple(scores), "lexicon")
-        fluencies[method] = Fluency(4 + 30 * rng.random(), 0.95, 0.99, 0.02 * rng.random(), 15.0, 0.9)
+        fluencies[method] = Fluency(4 + 30 * rng.random(), 0.95, 0.99, 0.02 * rng.random(), 15.0, 0.9, 1.0, 0)
     return Comparison(evaluations, fluencies)
 
 
@@ -127,18 +130,45 @@ def edges() -> pd.DataFrame:
     """Some edges between nodes of `circuit`, and one to a node that is not in it."""
     names, rng = circuit().nodes.names(), np.random.default_rng(0)
     pairs = rng.choice(names, size=(60, 2))
-    table = pd.DataFrame({"source": pairs[:, 0], "target": pairs[:, 1], "weight": rng.normal(size=60)})
-    return pd.concat([table, pd.DataFrame([{"source": "L0N0", "target": "L99N0", "weight": 1.0}])])
+    table = pd.DataFrame({"source": pairs[:, 0], "target": pairs[:, 1], "effect": rng.normal(size=60)})
+    return pd.concat([table, pd.DataFrame([{"source": "L0N0", "target": "L99N0", "effect": 1.0}])])
 
 
-def validation() -> pd.DataFrame:
-    """Effects of ablation and enhancement."""
+def validation(scope: str = "sublayer") -> pd.DataFrame:
+    """Effects of ablation, in the columns of `emotion_circuits.validation_curves` (a test holds them to that)."""
+    places = [(l, k) for l in (1, 3) for k in ("neuron", "head")] if scope == "sublayer" else [(None, None)]
     rows = [
-        {"layer": layer, "intervention": kind, "selection": selection, "k": k, "effect": e, "low": e - 0.2,
-         "high": e + 0.2}
-        for layer in (1, 3, "all") for kind, sign in (("ablation", -1), ("enhancement", 1))
-        for selection, gain in (("top", 1.0), ("random", 0.1), ("bottom", -0.4)) for k in (0, 1, 2, 4, 8)
-        for e in [sign * gain * np.log2(1 + k)]
+        {"layer": layer, "sublayer": "mlp", "kind": kind, "selection": selection, "k": k, "effect_local": e,
+         "low_local": e - 0.1, "high_local": e + 0.1, "effect_end": 2 * e, "low": 2 * e - 0.2, "high": 2 * e + 0.2}
+        for layer, kind in places for selection, gain in (("top", 1.0), ("random", 0.1), ("bottom", -0.4))
+        for k in (0, 1, 2, 4, 8) for e in [-gain * np.log2(1 + k)]
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def sweep() -> pd.DataFrame:
+    """A target over strengths."""
+    rows = [{"strength": s, "value": s + 1, "change": s, "low": s - 0.1, "high": s + 0.1} for s in (0.0, 0.5, 1.0)]
+    return pd.DataFrame(rows)
+
+
+def growing() -> pd.DataFrame:
+    """Circuits of growing size beside controls."""
+    rows = [
+        {"share": n / 1000, "n_nodes": n, "selection": name, "ablation": "MeanAblation"}
+        | {f"{panel}{end}": y + d for panel in ("sufficiency", "necessity")
+           for end, d in (("", 0.0), ("_low", -0.1), ("_high", 0.1))}
+        for n in (1, 10, 100) for name, gain in (("top", 1.0), ("random", 0.2), ("shuffled", 0.4))
+        for y in [gain * np.log10(n) / 2]
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def removals() -> pd.DataFrame:
+    """What each circuit's ablation takes from each target."""
+    rows = [
+        {"circuit": a, "target": b, "removed": r, "low": r - 0.1, "high": r + 0.1, "ablation": "MeanAblation"}
+        for a in EKMAN for b in EKMAN for r in [0.9 if a == b else 0.1]
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -174,14 +204,21 @@ def trace(tidy: bool = True) -> pd.DataFrame:
     return wide.reset_index(names="position").melt(["position", "token"], var_name="emotion", value_name="projection")
 
 
-def agreements() -> pd.DataFrame:
-    """Agreement under three changes."""
-    rows = [
-        {"setting": s, "emotion": e, "value": v, "low": v - 0.05, "high": min(1, v + 0.05), "measure": "cosine"}
-        for i, s in enumerate(("another seed", "half of the data", "other wording")) for j, e in enumerate(EKMAN)
-        for v in [0.97 - 0.1 * i - 0.01 * j]
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
+def selected() -> dict[str, Stability]:
+    """How often two circuits' nodes are chosen again."""
+    held = {}
+    for emotion in ("anger", "fear"):
+        nodes, g = circuit(emotion).nodes, _generator(2)
+        often = NodeValues(*(torch.rand(nodes.mask(kind).shape, generator=g) for kind in ("neuron", "head")))
+        held[emotion] = Stability(nodes, often, often, 0.7, 200, 32)
+    return held
+
+
+def course() -> EmotionDynamics:
+    """The dynamics of random walks."""
+    rng = np.random.default_rng(0)
+    series = [torch.tensor(rng.normal(size=(14, 6)).cumsum(axis=0)) for _ in range(8)]
+    return dynamics_of(series, list(range(8)), "fear", n_draws=20)
 
 
 FIGURES = {
@@ -195,6 +232,11 @@ FIGURES = {
     "sample_projection": lambda: plots.sample_projection(samples()),
     "sample_projection of one layer": lambda: plots.sample_projection(samples((3,))),
     "validation_curves": lambda: plots.validation_curves(validation()),
+    "validation_curves at the sublayer": lambda: plots.validation_curves(validation(), "local"),
+    "validation_curves of the whole model": lambda: plots.validation_curves(validation("global")),
+    "dose_sweep": lambda: plots.dose_sweep(sweep()),
+    "circuit_curves": lambda: plots.circuit_curves(growing()),
+    "specificity": lambda: plots.specificity(removals()),
     "dose_response": lambda: plots.dose_response(doses()),
     "dose_response by emotion": lambda: plots.dose_response(doses("emotion")),
     "pareto": lambda: plots.pareto(doses("method")),
@@ -202,7 +244,13 @@ FIGURES = {
     "overlap_matrix": lambda: plots.overlap_matrix(circuits()),
     "emotion_trace": lambda: plots.emotion_trace(trace()),
     "emotion_trace of a wide table": lambda: plots.emotion_trace(trace(tidy=False)),
-    "stability": lambda: plots.stability(agreements()),
+    "trace_heatmap": lambda: plots.trace_heatmap(trace().assign(layer=3, role="user", turn=0)),
+    "stability": lambda: plots.stability(selected()),
+    "affect_plane": lambda: plots.affect_plane(affect_space(directions())),
+    "language_agreement": lambda: plots.language_agreement(
+        language_agreement({"en": directions(), "de": directions()}, layers=[0])
+    ),
+    "emotion_dynamics": lambda: plots.emotion_dynamics(course()),
 }
 
 
@@ -444,8 +492,8 @@ def test_accuracy_bars_have_the_wilson_interval():
 
 @pytest.mark.parametrize(
     ("function", "frame"),
-    [("pareto", doses()), ("dose_response", agreements()), ("stability", doses()), ("validation_curves", doses()),
-     ("sample_projection", doses()), ("emotion_trace", doses())],
+    [("pareto", doses()), ("dose_response", sweep()), ("validation_curves", doses()), ("dose_sweep", doses()),
+     ("circuit_curves", doses()), ("specificity", doses()), ("sample_projection", doses()), ("emotion_trace", doses())],
 )  # fmt: skip
 def test_missing_columns_are_named(function, frame):
     with pytest.raises(DataError, match=f"{function} needs the columns .* is missing from"):

@@ -18,17 +18,25 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(  # pyright: ignore[reportUns
         "geometry": ["direction_similarity", "emotion_similarity", "sample_projection", "emotion_trace"],
         "scores": ["head_heatmap", "neuron_long_tail", "influence_profile"],
         "graph": ["circuit_graph"],
-        "agreement": ["overlap_matrix", "stability"],
-        "control": ["validation_curves", "dose_response", "pareto", "accuracy_bars"],
+        "curves": ["validation_curves", "dose_sweep", "circuit_curves"],
+        "agreement": ["overlap_matrix", "specificity", "stability"],
+        "control": ["dose_response", "accuracy_bars"],
+        "trade_off": ["pareto"],
+        "tracing": ["trace_heatmap"],
+        "affect": ["affect_plane", "language_agreement", "emotion_dynamics"],
+        "discovery": ["discovery"],
         "export": ["save_figure"],
         "captions": ["caption"],
     },
 )
 
 if TYPE_CHECKING:
-    from emotion_circuits.plots.agreement import overlap_matrix, stability
+    from emotion_circuits.plots.affect import affect_plane, emotion_dynamics, language_agreement
+    from emotion_circuits.plots.agreement import overlap_matrix, specificity, stability
     from emotion_circuits.plots.captions import caption
-    from emotion_circuits.plots.control import accuracy_bars, dose_response, pareto, validation_curves
+    from emotion_circuits.plots.control import accuracy_bars, dose_response
+    from emotion_circuits.plots.curves import circuit_curves, dose_sweep, validation_curves
+    from emotion_circuits.plots.discovery import discovery
     from emotion_circuits.plots.export import save_figure
     from emotion_circuits.plots.geometry import (
         direction_similarity,
@@ -39,3 +47,5 @@ if TYPE_CHECKING:
     from emotion_circuits.plots.graph import circuit_graph
     from emotion_circuits.plots.scores import head_heatmap, influence_profile, neuron_long_tail
     from emotion_circuits.plots.themes import Theme, theme
+    from emotion_circuits.plots.tracing import trace_heatmap
+    from emotion_circuits.plots.trade_off import pareto

@@ -1,4 +1,4 @@
-"""Figures of agreement: between circuits of different emotions, and between repeats of one experiment."""
+"""Figures of agreement: between circuits of different emotions, and of a circuit with itself on other data."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from emotion_circuits.circuits.circuit import Circuit
+from emotion_circuits.circuits.stability import Stability
 from emotion_circuits.errors import DataError
-from emotion_circuits.plots.frames import bars, facet, need, values
-from emotion_circuits.plots.themes import finish, plain, sequential, style_of
-from emotion_circuits.types import NodeKind
+from emotion_circuits.plots.frames import facet, need, values
+from emotion_circuits.plots.themes import LIGHT, diverging, finish, plain, sequential, style_of
+from emotion_circuits.types import KINDS, NodeKind
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_KINDS: tuple[NodeKind, NodeKind] = ("neuron", "head")
 
 
 def overlap_matrix(circuits: Mapping[str, Circuit]) -> go.Figure:
@@ -34,7 +33,7 @@ def overlap_matrix(circuits: Mapping[str, Circuit]) -> go.Figure:
         raise DataError(f"overlap_matrix compares circuits and got {len(circuits)}; give two or more")
     names = [plain(name) for name in circuits]
     figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.06, shared_yaxes=True)
-    for col, kind in enumerate(_KINDS, 1):
+    for col, kind in enumerate(KINDS, 1):
         shared, united = _counts(circuits, kind)
         hover = [[f"{a} and {b}: {shared[i, j]} of {united[i, j]} {kind}s shared" for j, b in enumerate(names)]
                  for i, a in enumerate(names)]  # fmt: skip
@@ -57,41 +56,74 @@ def overlap_matrix(circuits: Mapping[str, Circuit]) -> go.Figure:
     return figure
 
 
-def stability(frame: pd.DataFrame) -> go.Figure:
-    """How much of a result stays when something is changed: the seed, half of the data, the wording.
+def specificity(frame: pd.DataFrame) -> go.Figure:
+    """What the ablation of each circuit takes from each emotion's target.
 
     Args:
-        frame: one row per change and emotion with ``setting, emotion, value, low, high``, values from 0 (nothing
-            stays) to 1; a ``measure`` column names what agrees, e.g. ``"cosine"`` or ``"Jaccard"``.
+        frame: from `emotion_circuits.specificity`.
     """
-    table = need(frame, ("setting", "emotion", "value", "low", "high"), "stability")
-    settings, emotions = list(dict.fromkeys(table["setting"])), list(dict.fromkeys(table["emotion"]))
-    measure = plain(table["measure"].iloc[0]) if "measure" in table else "agreement"
+    table = need(frame, ("circuit", "target", "removed", "low", "high", "ablation"), "specificity")
+    circuits, targets = (list(dict.fromkeys(table[column])) for column in ("circuit", "target"))
+    held = table.set_index(["circuit", "target"])
+    removed, low, high = (
+        np.array([[held.loc[(c, t), column] for t in targets] for c in circuits])
+        for column in ("removed", "low", "high")
+    )
+    figure = go.Figure(
+        go.Heatmap(
+            z=removed, x=[plain(t) for t in targets], y=[plain(c) for c in circuits], zmid=0, xgap=1, ygap=1,
+            colorscale=diverging(), texttemplate="%{z:.2f}", customdata=np.stack([low, high], axis=-1),
+            colorbar={"title": {"text": "removed"}, "thickness": 12, "outlinewidth": 0},
+            hovertemplate=(
+                "without the circuit of %{y}, %{x} loses %{z:.3f} "
+                "[%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>"
+            ),
+        )
+    )  # fmt: skip
+    finish(
+        figure, "What each circuit is needed for", f"share of the target that goes, under {table['ablation'].iloc[0]}",
+        x="target", y="circuit that is taken away", height=460,
+    )  # fmt: skip
+    figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain")
+    figure.update_xaxes(constrain="domain")
+    return figure
+
+
+def stability(found: Mapping[str, Stability]) -> go.Figure:
+    """How often each node of a circuit is chosen again, on resamples of the scenarios.
+
+    Args:
+        found: by emotion, from `emotion_circuits.stability`.
+
+    Raises:
+        DataError: nothing was given.
+    """
+    if not found:
+        raise DataError("stability got no result; there is nothing to draw")
     figure = go.Figure()
-    for i, emotion in enumerate(emotions):
-        part, look = table[table["emotion"] == emotion], style_of(emotion, emotions)
-        offset = (i - (len(emotions) - 1) / 2) * 0.7 / max(1, len(emotions))
+    for emotion, result in found.items():
+        table = result.to_frame()
+        table = table[table["in_circuit"]].sort_values("frequency", ascending=False, kind="stable")
+        look = style_of(emotion, list(found))
         figure.add_trace(
             go.Scatter(
-                x=values(part["value"]), y=[settings.index(s) + offset for s in part["setting"]], mode="markers",
-                name=plain(emotion), marker={"color": look.colour, "symbol": look.marker, "size": 9},
-                error_x=bars(values(part["low"]), values(part["value"]), values(part["high"]))
-                | {"color": look.colour, "width": 0},
-                customdata=np.array([part["low"], part["high"]]).T, text=[plain(s) for s in part["setting"]],
+                x=list(range(1, len(table) + 1)), y=[100 * f for f in table["frequency"]], name=plain(emotion),
+                mode="lines", line={"color": look.colour, "dash": look.dash, "width": 2, "shape": "hv"},
+                text=values(table["node"]), customdata=[100 * f for f in table["half_frequency"]],
                 hovertemplate=(
-                    f"<b>{plain(emotion)}</b>, %{{text}}<br>{measure} %{{x:.3f}} "
-                    "[%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>"
+                    f"<b>%{{text}}</b>, {plain(emotion)}<br>in %{{y:.0f}} % of the resamples, %{{customdata:.0f}} % of "
+                    "the halves<extra></extra>"
                 ),
             )
         )  # fmt: skip
+    first = next(iter(found.values()))
+    figure.add_hline(y=90, line={"color": LIGHT.muted, "width": 1, "dash": "dot"}, layer="below")
     finish(
-        figure, "What stays when the experiment changes", "points with 95 % intervals; 1 means nothing changed",
-        x=measure, y="what was changed", height=max(320, 170 + 70 * len(settings)),
+        figure, "Would other scenarios have given the same circuit?",
+        f"share of {first.n_draws} resamples of {first.n_scenarios} scenarios that chose each node; dotted: 90 %",
+        x="nodes of the circuit, most stable first", y="resamples, %", height=420,
     )  # fmt: skip
-    figure.update_yaxes(
-        tickvals=list(range(len(settings))), ticktext=[plain(s) for s in settings], range=[len(settings) - 0.5, -0.5]
-    )
-    figure.update_xaxes(range=[min(0.0, float(table["low"].min())), 1.02], showgrid=True)
+    figure.update_yaxes(range=[0, 103], showgrid=True)
     return figure
 
 

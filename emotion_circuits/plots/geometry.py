@@ -72,7 +72,7 @@ def sample_projection(frame: pd.DataFrame) -> go.Figure:
     """Samples in a plane, coloured by emotion; over several layers it plays as an animation.
 
     Args:
-        frame: one row per sample (and layer) with ``x, y, emotion, layer``; a ``text`` column is shown on hovering.
+        frame: from `emotion_circuits.project_samples`.
     """
     table = need(frame, ("x", "y", "emotion", "layer"), "sample_projection")
     emotions, layers = list(dict.fromkeys(table["emotion"])), sorted(table["layer"].unique())

@@ -1,7 +1,8 @@
 """The circuit, drawn: layers bottom to top, heads on the left, neurons on the right, size by score.
 
 Heads stand at their index. Neurons stand by rank within their layer; when there are many, a layer's neurons are
-drawn as one mark whose area is their summed score, and a button opens them. Edges, where given, follow the view.
+drawn as one mark whose area is their summed score, and a button opens them. Edges, where given, follow the view: their
+ends are nodes, a layer's neurons or heads, or the target, which then stands above the last layer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from emotion_circuits.circuits.circuit import Circuit
+from emotion_circuits.circuits.groups import TARGET
+from emotion_circuits.nodes import Node
 from emotion_circuits.plots.frames import need, traces
 from emotion_circuits.plots.themes import LIGHT, faded, finish, plain, style_of
 
@@ -39,8 +42,8 @@ def circuit_graph(circuit: Circuit, edges: pd.DataFrame | None = None) -> go.Fig
 
     Args:
         circuit: what to draw.
-        edges: ``source, target, weight`` with node names such as ``"L3N10"``; edges to nodes outside the circuit are
-            left out.
+        edges: from `emotion_circuits.circuit_edges`, or any table with ``source, target, effect`` whose ends are
+            nodes (``"L3N10"``), groups (``"L3 neurons"``) or ``"target"``. Others are left out.
 
     Returns:
         A figure with the views "Neurons by layer" and "Every neuron".
@@ -53,19 +56,21 @@ def circuit_graph(circuit: Circuit, edges: pd.DataFrame | None = None) -> go.Fig
     figure = go.Figure()
     views: list[bool | None] = []  # for each trace: shown in the grouped view, in the open one, or (None) in both
     if edges is not None:
-        given = need(edges, ("source", "target", "weight"), "circuit_graph")
-        known = given[given["source"].isin(table["node"]) & given["target"].isin(table["node"])]
+        given = need(edges, ("source", "target", "effect"), "circuit_graph")
         for view, held in ((True, places.grouped), (False, places.open)):
-            drawn = _edges(known, held, colour)
+            drawn = _edges(given[given["source"].isin(held) & given["target"].isin(held)], held, colour)
             figure.add_traces(drawn)
             views += [view] * len(drawn)
+        if TARGET in set(given["target"]):
+            figure.add_trace(_target_mark(circuit, places))
+            views.append(None)
     figure.add_trace(_marks(circuit, heads, places, "square", LIGHT.ink, "attention head"))
     figure.add_trace(_layer_marks(circuit, neurons, colour))
     figure.add_trace(_marks(circuit, neurons, places, "circle", colour, "MLP neuron"))
     views += [None, True, False]
     for trace, view in zip(traces(figure), views, strict=True):
         trace.visible = view is None or view == grouped
-    return _finish(figure, circuit, views, grouped)
+    return _finish(figure, circuit, views, grouped, edges=edges is not None)
 
 
 def _places(circuit: Circuit, table: Any) -> _Places:
@@ -83,11 +88,33 @@ def _places(circuit: Circuit, table: Any) -> _Places:
         column, row = (i % per_row + 0.5) / per_row, (i // per_row) - (n_rows - 1) / 2
         opened[node] = (_NEURONS_AT + column * (_NEURONS_TO - _NEURONS_AT), layer - 0.2 * row)
         grouped[node] = (_NEURONS_AT + 0.25, float(layer))
+    for held in (opened, grouped):
+        held |= _group_places(held) | {TARGET: ((_NEURONS_TO + 0.5) / 2, circuit.dims.n_layers - 0.2)}
     return _Places(opened, grouped)
 
 
+def _group_places(nodes: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Where the groups of a layer stand: in the middle of their nodes."""
+    members: dict[str, list[tuple[float, float]]] = {}
+    for name, place in nodes.items():
+        node = Node.parse(name)
+        for group in ("neurons", "mlp") if node.kind == "neuron" else ("attention",):
+            members.setdefault(f"L{node.layer} {group}", []).append(place)
+    return {name: (sum(x for x, _ in held) / len(held), sum(y for _, y in held) / len(held))
+            for name, held in members.items()}  # fmt: skip
+
+
+def _target_mark(circuit: Circuit, places: _Places) -> go.Scatter:
+    x, y = places.open[TARGET]
+    return go.Scatter(
+        x=[x], y=[y], mode="markers+text", text=["target"], textposition="middle right", name="target",
+        showlegend=False, marker={"symbol": "diamond", "size": 11, "color": LIGHT.ink},
+        hovertemplate=f"what is measured: {plain(circuit.emotion)}<extra></extra>",
+    )  # fmt: skip
+
+
 def _marks(circuit: Circuit, table: Any, places: _Places, symbol: str, colour: str, what: str) -> go.Scatter:
-    score = table["score"].clip(lower=0).to_numpy(dtype=float)
+    score = table["score"].clip(lower=0).fillna(0).to_numpy(dtype=float)  # published circuits lack some
     biggest = 18 if symbol == "square" else 16
     row = 0 if what == "attention head" else 1
     hover = [
@@ -129,19 +156,19 @@ def _layer_marks(circuit: Circuit, neurons: Any, colour: str) -> go.Scatter:
 
 
 def _edges(edges: Any, places: dict[str, tuple[float, float]], colour: str) -> list[go.Scatter]:
-    """Lines in four widths, solid where the weight is positive and dotted where it is negative."""
+    """Lines in four widths, solid where the target falls and dotted where it rises."""
     merged: dict[tuple, float] = {}
-    for source, target, weight in zip(edges["source"], edges["target"], edges["weight"], strict=True):
+    for source, target, effect in zip(edges["source"], edges["target"], edges["effect"], strict=True):
         key = (places[source], places[target])
         if key[0] != key[1]:
-            merged[key] = merged.get(key, 0.0) + float(weight)
+            merged[key] = merged.get(key, 0.0) + float(effect)
     largest = max((abs(w) for w in merged.values()), default=1.0) or 1.0
     traces = []
-    for positive in (True, False):
+    for falls in (True, False):
         for step in range(1, 5):
             chosen = [
                 (a, b) for (a, b), w in merged.items()
-                if (w >= 0) == positive and min(4, 1 + int(4 * abs(w) / largest)) == step
+                if (w < 0) == falls and min(4, 1 + int(4 * abs(w) / largest)) == step
             ]  # fmt: skip
             if chosen:
                 traces.append(
@@ -150,20 +177,21 @@ def _edges(edges: Any, places: dict[str, tuple[float, float]], colour: str) -> l
                         y=[y for a, b in chosen for y in (a[1], b[1], None)], mode="lines", hoverinfo="skip",
                         showlegend=False,
                         line={
-                            "width": 0.6 * step, "dash": "solid" if positive else "dot",
-                            "color": faded(colour if positive else LIGHT.muted, 0.15 + 0.15 * step),
+                            "width": 0.6 * step, "dash": "solid" if falls else "dot",
+                            "color": faded(colour if falls else LIGHT.muted, 0.15 + 0.15 * step),
                         },
                     )
                 )  # fmt: skip
     return traces
 
 
-def _finish(figure: go.Figure, circuit: Circuit, views: list[bool | None], grouped: bool) -> go.Figure:
+def _finish(figure: go.Figure, circuit: Circuit, views: list[bool | None], grouped: bool, *, edges: bool) -> go.Figure:
     n_layers = circuit.dims.n_layers
+    lines = "; lines: effect of a path (dotted: upwards)" if edges else ""
     finish(
         figure, f"The circuit of {plain(circuit.emotion)}",
         f"{circuit.nodes.n_neurons} neurons and {circuit.nodes.n_heads} heads, {100 * circuit.share:.2g} % of the "
-        "model’s nodes; area: score",
+        f"model’s nodes; area: score{lines}",
         x="heads by index, neurons by rank of score within the layer", y="layer",
         height=max(380, 190 + n_layers * (58 if n_layers <= 8 else 30)),
     )  # fmt: skip
@@ -173,9 +201,10 @@ def _finish(figure: go.Figure, circuit: Circuit, views: list[bool | None], group
         range=[-0.03, _NEURONS_TO + 0.05], ticks="", showline=False, ticktext=[f"H{i}" for i in marked],
         tickvals=[(i + 0.5) / circuit.dims.n_heads for i in marked],
     )  # fmt: skip
+    top = n_layers + 0.2 if edges else n_layers - 0.3
     figure.update_yaxes(
-        range=[-0.7, n_layers - 0.3], dtick=max(1, -(-n_layers // 16)), showgrid=True, showline=False, ticks=""
-    )
+        range=[-0.7, top], dtick=max(1, -(-n_layers // 16)), showgrid=True, showline=False, ticks=""
+    )  # fmt: skip
     buttons = [_button(name, views, wanted) for name, wanted in (("Neurons by layer", True), ("Every neuron", False))]
     figure.update_layout(
         legend={"itemsizing": "constant"},
