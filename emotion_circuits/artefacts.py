@@ -12,11 +12,13 @@ import os
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from emotion_circuits.errors import ArtefactError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
 
 _VERSION = 1
 _HEADER = "emotion_circuits"
@@ -29,12 +31,22 @@ def replacing(path: str | Path):
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        _to_disk(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise ArtefactError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # the folder itself may be what is wrong
             temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Bring a file's content to the disk, so that its new name cannot get there first."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -65,6 +77,26 @@ def save(path: str | Path, kind: str, tensors: Mapping[str, Tensor | None], meta
             raise ArtefactError(f"cannot write {path}: {error}") from error
 
 
+def save_frame(path: str | Path, frame: pd.DataFrame) -> None:
+    """Write a table as Parquet, whole or not at all."""
+    with replacing(path) as temporary:
+        frame.to_parquet(temporary, index=False)
+
+
+def load_frame(path: str | Path) -> pd.DataFrame:
+    """Read a table.
+
+    Raises:
+        ArtefactError: the file is missing, damaged, or no Parquet.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path)
+    except Exception as error:  # pyarrow's own errors are of many kinds
+        raise ArtefactError(f"{path} cannot be read as a Parquet table ({error}); is it complete?") from error
+
+
 def load(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read one artefact: its tensors and the rest.
 
@@ -80,6 +112,8 @@ def load(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
             if content.get("schema") != wanted:
                 raise ArtefactError(f"{path} holds {content.get('schema', 'no known schema')!r}, expected {wanted!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if not isinstance(content["meta"], dict):
+            raise ArtefactError(f"{path} is damaged: its header holds no JSON object")
         return tensors, content["meta"]
     except ArtefactError:
         raise

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from emotion_circuits.artefacts import write_text
+from emotion_circuits import records
+from emotion_circuits.checked import build
 from emotion_circuits.data.prompts import Prompt
-from emotion_circuits.errors import DataError
+from emotion_circuits.errors import ArtefactError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,7 @@ class Reply:
         tokens: its token ids, with the end token when the model ended it.
         emotion: the emotion that was wanted, by instruction or by intervention; None when none was.
         method: how it was wanted, e.g. ``"prompting"`` or ``"circuit"``.
+        error: why there is no reply, where a server gave none; None otherwise.
     """
 
     prompt: Prompt
@@ -33,6 +34,7 @@ class Reply:
     tokens: tuple[int, ...]
     emotion: str | None = None
     method: str = ""
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class Replies:
         """The replies that ``keep`` says yes to."""
         return Replies(tuple(reply for reply in self.replies if keep(reply)))
 
+    @property
+    def answered(self) -> Replies:
+        """The replies that came, i.e. without an error in place of a text."""
+        return self.filter(lambda reply: reply.error is None)
+
     def of(self, emotion: str | None) -> Replies:
         """The replies that wanted ``emotion``."""
         return self.filter(lambda reply: reply.emotion == emotion)
@@ -78,35 +85,19 @@ class Replies:
         return pd.DataFrame(rows, columns=["item", "theme", "valence", "emotion", "method", "text", "n_tokens"])
 
     def save(self, path: str | Path) -> None:
-        """Write one JSON object per line."""
-        lines = (json.dumps(asdict(reply), ensure_ascii=False) + "\n" for reply in self.replies)
-        write_text(path, "".join(lines))
+        """Write one record per reply: a line of JSON with its number and a checksum."""
+        records.write(path, ({**asdict(reply), "index": i} for i, reply in enumerate(self.replies)))
 
     @classmethod
     def load(cls, path: str | Path) -> Replies:
         """Read what `save` wrote.
 
         Raises:
-            DataError: the file cannot be read, or a line is damaged.
+            DataError: the file cannot be read, or a line is damaged, lost or doubled; names it.
         """
-        replies = []
-        try:
-            # Not splitlines(), which also splits at characters that JSON keeps inside strings.
-            lines = Path(path).read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot be read as a file of replies ({error})") from error
-        for n, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                fields = json.loads(line)
-                prompt = fields["prompt"]
-                prompt["messages"] = tuple((role, text) for role, text in prompt["messages"])
-                fields |= {"prompt": Prompt(**prompt), "tokens": tuple(fields["tokens"])}
-                replies.append(Reply(**fields))
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-                raise DataError(f"{path}, line {n}: not a saved reply ({error})") from error
-        return cls(tuple(replies))
+        return cls(
+            tuple(_reply(fields, n, f"{path}, line {line}") for n, (line, fields) in enumerate(records.read(path)))
+        )
 
     def __add__(self, other: Replies) -> Replies:
         return Replies(self.replies + other.replies)
@@ -128,3 +119,15 @@ class Replies:
 def join(parts: Iterable[Replies]) -> Replies:
     """All replies of ``parts``, in order."""
     return Replies(tuple(reply for part in parts for reply in part))
+
+
+def _reply(fields: dict[str, Any], n: int, place: str) -> Reply:
+    """The reply of one record, which should be number ``n``."""
+    index = fields.pop("index", n)
+    if index != n:
+        raise DataError(f"{place}: reply {index} where {n} was expected; a line before it was lost or doubled")
+    try:
+        prompt = build(Prompt, place, fields.pop("prompt", None))
+        return build(Reply, place, {**fields, "prompt": prompt})
+    except ArtefactError as error:
+        raise DataError(str(error)) from error

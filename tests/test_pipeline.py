@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import signal
+import shutil
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+import emotion_circuits as ec
+from emotion_circuits.attribution import Influence
+from emotion_circuits.cli.app import app
 from emotion_circuits.errors import ArtefactError, RunError
-from emotion_circuits.pipeline import STAGES, Settings, comparison, run_pipeline, search
-from emotion_circuits.pipeline.folder import RunFolder, open_run
+from emotion_circuits.pipeline import STAGES, Settings, comparison, read_manifest, run_pipeline, search
+from emotion_circuits.pipeline.diff import diff
+from emotion_circuits.pipeline.difference import distance
+from emotion_circuits.pipeline.folder import RunFolder, file_hash, open_run
+from emotion_circuits.pipeline.manifest import write_manifest
+from emotion_circuits.pipeline.verify import verify
+from emotion_circuits.replies import Replies
 
-search.STRENGTHS, search.PLACES = (0.7, 1.0), search.PLACES[:1]  # a small search is enough here
+search.STRENGTHS, search.PLACES = search.Range(0.7, 1.0), search.PLACES[:1]  # a small search is enough here
 SMALL = Settings(emotions=("anger", "happiness"), limit=4, max_new_tokens=24, temperature=None, size=60)
 
 
@@ -139,26 +147,62 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(
     assert not list((tmp_path / "a").iterdir())
 
 
-@pytest.mark.slow
-def test_a_run_killed_in_every_stage_ends_with_the_same_files(finished: Path, tmp_path: Path) -> None:
-    out = tmp_path / "killed"
-    program = (
-        "import sys; from emotion_circuits.pipeline import *; from emotion_circuits.pipeline import search;"
-        "search.STRENGTHS, search.PLACES = (0.7, 1.0), search.PLACES[:1];"
-        "run_pipeline(Settings(emotions=('anger','happiness'), limit=4, max_new_tokens=24, temperature=None, size=60),"
-        "sys.argv[1], on_stage=lambda s: print('stage', s, flush=True))"
-    )
-    killed = []
-    for victim in STAGES:
-        process = subprocess.Popen([sys.executable, "-c", program, str(out)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        for line in process.stdout:
-            if re.fullmatch(rf"stage {victim}\n", line):
-                time.sleep(0.05)
-                process.send_signal(signal.SIGKILL)
-                killed.append(victim)
-                break
-        process.wait()
-    assert killed == list(STAGES)
-    run_pipeline(SMALL, out)
-    assert hashes(out) == hashes(finished)
+def test_verify_finds_a_run_as_it_was_and_leaves_it_alone(finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    result = verify(finished)
+    assert result.ok
+    assert result.exact
+    assert set(result.to_frame()["verdict"]) == {"same"}
+    # Every stage but the report, which shows times.
+    assert list(dict.fromkeys(result.to_frame()["stage"])) == [stage for stage in STAGES if stage != "report"]
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def rewritten(out: Path, name: str, **changes) -> None:
+    """Make the manifest vouch for a file as it is now, as a forger would."""
+    manifest = read_manifest(out)
+    manifest["files"][name] = file_hash(out / name)
+    write_manifest(out, manifest | changes)
+
+
+def test_verify_finds_what_was_not_computed_and_what_is_damaged(finished: Path, tmp_path: Path) -> None:
+    out, name = Path(shutil.copytree(finished, tmp_path / "copy")), "generate/greedy/circuit.jsonl"
+    Replies(tuple(replace(reply, text="I am furious.") for reply in Replies.load(out / name))).save(out / name)
+    rewritten(out, name)
+    (out / "influence/influence.safetensors").write_bytes(b"gone")
+    result = CliRunner().invoke(app, ["verify", str(out), "--json"])
+    assert result.exit_code == 1
+    bad = {row["stage"]: row for row in json.loads(result.output) if row["verdict"] != "same"}
+    assert bad["generate"]["verdict"] == "different"
+    assert bad["generate"]["sample"].startswith(f"{name}, replies ")
+    assert bad["influence"]["verdict"] == "damaged"
+
+
+def test_other_versions_are_compared_to_rounding(finished: Path, tmp_path: Path) -> None:
+    out, name = Path(shutil.copytree(finished, tmp_path / "copy")), "influence/influence.safetensors"
+    held = Influence.load(out / name)
+    replace(held, values=held.values * (1 + 1e-6)).save(out / name)
+    rewritten(out, name, versions={"torch": "2.8.0"})
+    result = verify(out)
+    assert result.ok
+    assert not result.exact
+    assert result.to_frame().set_index("sample").loc[name, "verdict"] == "close"
+    replace(held, values=held.values * 1.5).save(out / name)
+    assert distance(finished / name, out / name).largest > 0.1
+
+
+def test_diff_of_a_run_and_itself_and_another(finished: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    assert diff(finished, copy).same
+    other = replace(SMALL, size=40)
+    with open_run(tmp_path / "other", other, read_manifest(copy)["facts"]):
+        pass
+    run_pipeline(other, tmp_path / "other", until="evaluate")
+    table = diff(finished, tmp_path / "other").to_frame().set_index(["part", "what"])
+    assert list(table.loc[("settings", "size"), ["first", "second"]]) == ["60", "40"]
+    assert "Jaccard" in table.loc[("circuit", "anger: nodes"), "difference"]
+    a, b = (ec.Circuit.load(out / "circuit/anger.safetensors").nodes for out in (finished, tmp_path / "other"))
+    assert f"{len(a & b) / len(a | b):.3f}" in table.loc[("circuit", "anger: nodes"), "difference"]
+    assert CliRunner().invoke(app, ["diff", str(finished), str(tmp_path / "other")]).exit_code == 0
+    with pytest.raises(RunError, match="one folder"):
+        diff(finished, finished)

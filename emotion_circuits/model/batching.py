@@ -3,16 +3,22 @@
 The batch size, when nobody gave one, is what the free memory allows (`emotion_circuits.model.estimates`). When the
 device still runs out of memory, the batch is halved and tried again, and later batches start at the smaller size.
 Work must leave no traces before it returns; then nothing is lost and nothing is counted twice.
+
+Batches that are shared go to several processes (`emotion_circuits.distributed`). They are the very batches that one
+process would run, since rounding depends on what a batch is made up of; so there should be more batches than processes.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from emotion_circuits import distributed
 from emotion_circuits.errors import DeviceError
 from emotion_circuits.model.estimates import Stage, fitting_rows
 from emotion_circuits.model.memory import is_out_of_memory
@@ -27,21 +33,40 @@ _TOO_LARGE: Any = object()
 
 
 def token_batches(
-    model: HookedModel, prompts: object, batch_size: int | None, sort: bool, stage: Stage, reply_tokens: int
+    model: HookedModel,
+    prompts: object,
+    batch_size: int | None,
+    sort: bool,
+    stage: Stage,
+    reply_tokens: int,
+    done: Set[int] = frozenset(),
+    shared: bool = False,
 ) -> Iterator[TokenBatch]:
     """Left-padded batches on the model's device; see `HookedModel.batches`."""
-    sequences = model.tokens(prompts)
-    replies = [list(r.tokens) for r in prompts] if hasattr(prompts, "texts") else [[]] * len(sequences)  # type: ignore[attr-defined]
-    for index, (sequence, reply) in enumerate(zip(sequences, replies, strict=True)):
-        check_length(index, len(sequence), len(reply) + reply_tokens, model.context)
-    full = [[*s, *r] for s, r in zip(sequences, replies, strict=True)]
+    full, replies = _sequences(model, prompts, reply_tokens)
     if batch_size is None:
-        longest, reply = (max(map(len, held), default=1) for held in (sequences, replies))
+        longest = max((len(s) - n for s, n in zip(full, replies, strict=True)), default=1)
+        reply = max(replies, default=1)
         batch_size = fitting_rows(model, stage, longest, max(reply, reply_tokens))
+        batch_size = distributed.least(batch_size) if shared else batch_size
     pad_id = model.tokenizer.pad_token_id or 0
-    for chosen in batches_of(full, batch_size, sort=sort):
-        batch = pad([full[i] for i in chosen], chosen, pad_id, [len(replies[i]) for i in chosen])
+    made_up = list(batches_of(full, batch_size, sort=sort))
+    for chosen in distributed.share(made_up, neighbours=not sort) if shared else made_up:
+        if done >= set(chosen):
+            continue
+        batch = pad([full[i] for i in chosen], chosen, pad_id, [replies[i] for i in chosen])
         yield batch.to(model.device)
+
+
+def _sequences(model: HookedModel, prompts: object, reply_tokens: int) -> tuple[list[array[int]], list[int]]:
+    """Token ids of every prompt with its reply, and how many are the reply's."""
+    full, replies = [], []
+    made = [reply.tokens for reply in prompts] if hasattr(prompts, "texts") else repeat(())  # type: ignore[attr-defined]
+    for index, (sequence, reply) in enumerate(zip(model.iterate_tokens(prompts), made, strict=False)):
+        check_length(index, len(sequence), len(reply) + reply_tokens, model.context)
+        full.append(array("i", (*sequence, *reply)))  # a tenth of what a list of numbers takes
+        replies.append(len(reply))
+    return full, replies
 
 
 def run_batches(

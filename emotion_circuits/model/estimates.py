@@ -24,6 +24,7 @@ from emotion_circuits.errors import ModelError
 from emotion_circuits.model.ascent import GROUP
 from emotion_circuits.model.memory import free_for
 from emotion_circuits.model.suffix import ROWS
+from emotion_circuits.types import ModelDims
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,13 +102,13 @@ class Estimate:
         return pd.DataFrame({"part": list(self.parts), "bytes": list(self.parts.values())})
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{name} {_readable(size)}" for name, size in self.parts.items())
-        lines = [f"{self.stage}, batches of {self.batch_size}: {_readable(self.peak)} ({parts})"]
+        parts = ", ".join(f"{name} {readable(size)}" for name, size in self.parts.items())
+        lines = [f"{self.stage}, batches of {self.batch_size}: {readable(self.peak)} ({parts})"]
         if self.available is not None:
             verdict = "fits into" if self.fits else "does not fit into"
-            lines.append(f"{verdict} {_readable(self.available)}; {self._advice()}")
+            lines.append(f"{verdict} {readable(self.available)}; {self._advice()}")
         if self.seconds is not None:
-            lines.append(f"about {_duration(self.seconds)}")
+            lines.append(f"about {readable_time(self.seconds)}")
         return "\n".join(lines)
 
     def _advice(self) -> str:
@@ -177,8 +178,14 @@ def _row(model: HookedModel, stage: str, prompt_tokens: int, reply_tokens: int) 
 
 
 def _parts(model: HookedModel, stage: str, rows: int, prompt_tokens: int, reply_tokens: int) -> dict[str, int]:
-    """Bytes of a batch of ``rows``, without the weights."""
-    d, b = model.dims, model.dtype.itemsize
+    return batch_bytes(model.dims, model.dtype.itemsize, stage, rows, prompt_tokens, reply_tokens)
+
+
+def batch_bytes(
+    dims: ModelDims, itemsize: int, stage: str, rows: int, prompt_tokens: int, reply_tokens: int
+) -> dict[str, int]:
+    """Bytes of a batch of ``rows``, without the weights, of which each takes ``itemsize``."""
+    d, b = dims, itemsize
     total = prompt_tokens + reply_tokens
     width = prompt_tokens if stage == "generate" else total
     per_token = b * (3 * max(d.d_mlp, d.d_model) + 4 * d.d_model) + 8 * d.d_model
@@ -247,11 +254,15 @@ def _body(model: HookedModel) -> int:
     return sum(p.numel() for p in model.hf.parameters()) - sum(apart.values())
 
 
-def _readable(size: int) -> str:
+def readable(size: int) -> str:
+    """Bytes, in words."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
-def _duration(seconds: float) -> str:
+def readable_time(seconds: float) -> str:
+    """Seconds, in words."""
     if seconds < 90:
         return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"

@@ -8,7 +8,7 @@ A patch set with `patched` acts on whichever of the two is run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from emotion_circuits.interventions import Patch
 from emotion_circuits.model import batching, estimates, loading, recording, writes
 from emotion_circuits.model.batching import Result
 from emotion_circuits.model.estimates import Estimate, Stage
+from emotion_circuits.model.fingerprint import fingerprint
 from emotion_circuits.model.frames import FrameTracker
 from emotion_circuits.model.patching import FrameSource, hooks_of
 from emotion_circuits.model.sites import SiteMap
@@ -84,7 +85,8 @@ class HookedModel:
         Args:
             name_or_folder: e.g. ``"Qwen/Qwen2.5-7B-Instruct"``.
             dtype: of the weights.
-            device: ``None`` picks a GPU if there is one; not to be given together with ``device_map``.
+            device: ``None`` picks a GPU if there is one, ``"auto"`` spreads the layers over all there are; not to be
+                given together with ``device_map``.
             revision: branch, tag or commit on the hub.
             options: handed to ``AutoModelForCausalLM.from_pretrained``, e.g. ``device_map="auto"`` or
                 ``trust_remote_code=True``.
@@ -93,6 +95,8 @@ class HookedModel:
             ModelError: there is no such model, or TransformerLens cannot wrap it.
             DeviceError: the device is not there.
         """
+        if device == "auto" and "device_map" not in options:
+            options |= loading.over_all_devices()
         place = None if "device_map" in options else loading.as_device(device)
         hf, tokenizer = loading.load_hf(name_or_folder, loading.as_dtype(dtype), place, revision, **options)
         return cls(
@@ -123,6 +127,10 @@ class HookedModel:
     def dtype(self) -> torch.dtype:
         """The weights' dtype."""
         return self.hf.dtype
+
+    def fingerprint(self) -> str | None:
+        """Hash of a sample of the weights, see `emotion_circuits.model.fingerprint`; None where they are offloaded."""
+        return fingerprint(self.hf)
 
     @property
     def context(self) -> int | None:
@@ -190,6 +198,10 @@ class HookedModel:
         Raises:
             PromptError: a prompt is empty, or longer than the model's context.
         """
+        return list(self.iterate_tokens(prompts))
+
+    def iterate_tokens(self, prompts: object) -> Iterator[list[int]]:
+        """`tokens` one prompt after the other."""
         return render_all(self.tokenizer, as_prompts(prompts), self.context)
 
     def batches(
@@ -200,6 +212,8 @@ class HookedModel:
         sort: bool = True,
         stage: Stage = "record",
         reply_tokens: int = 0,
+        done: Set[int] = frozenset(),
+        shared: bool = False,
     ) -> Iterator[TokenBatch]:
         """Left-padded batches on the model's device.
 
@@ -209,11 +223,16 @@ class HookedModel:
             sort: by length, so that little is padding; ``TokenBatch.samples`` says which row is which prompt.
             stage: what the batches are for, which decides how many rows fit.
             reply_tokens: tokens that will be generated after each prompt.
+            done: prompts that need not be run; a batch is left out when all of its prompts are among them, and made up
+                as ever when one is not.
+            shared: only this process's part of the batches, for work whose results are put together afterwards
+                (`emotion_circuits.distributed`).
 
         Raises:
             PromptError: a prompt is empty, or does not fit into the model's context with its reply.
         """
-        return batching.token_batches(self, prompts, batch_size or self.batch_size, sort, stage, reply_tokens)
+        rows = batch_size or self.batch_size
+        return batching.token_batches(self, prompts, rows, sort, stage, reply_tokens, done, shared)
 
     def run_batches(
         self, prompts: object, work: Callable[[TokenBatch], Result], batch_size: int | None = None, **options: Any
@@ -283,9 +302,11 @@ class HookedModel:
         *,
         batch_size: int | None = None,
         sort: bool = True,
+        shared: bool = False,
     ) -> Iterator[tuple[TokenBatch, dict[Site, Float[Tensor, "layer batch *unit"]]]]:
         """Like `record` for several sites at once and all layers, batch by batch, left on the model's device."""
-        return recording.stream(self, prompts, sites, self._layers(None), positions, batch_size, sort=sort)
+        layers = self._layers(None)
+        return recording.stream(self, prompts, sites, layers, positions, batch_size, sort=sort, shared=shared)
 
     @torch.no_grad()
     def read(self, batch: TokenBatch, site: Site, layer: int) -> Float[Tensor, "batch d_model"]:

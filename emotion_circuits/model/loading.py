@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from emotion_circuits import distributed
 from emotion_circuits.errors import DeviceError, ModelError
 from emotion_circuits.model.sites import SiteMap
 from emotion_circuits.types import ModelDims
@@ -32,14 +33,20 @@ def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def as_device(device: str | torch.device | None) -> torch.device:
-    """The device, once it is known to be there; None picks CUDA, then Apple's MPS, then the CPU."""
-    if device is None or str(device) == "auto":
+    """The device, once it is known to be there; None picks CUDA, then Apple's MPS, then the CPU.
+
+    Of several processes on a machine, each gets a GPU of its own where no number is given.
+    """
+    mine, processes = distributed.local_place()
+    if processes > 1 and torch.cuda.is_available() and (device is None or str(device) == "cuda"):
+        return torch.device("cuda", mine % torch.cuda.device_count())
+    if device is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(name)
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise DeviceError(f"unknown device {device!r}; use cpu, cuda, cuda:1 or mps") from error
+        raise DeviceError(f"unknown device {device!r}; use cpu, cuda, cuda:1, mps or auto") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
             "device 'cuda' was asked for, but torch sees no CUDA GPU; use --device cpu, or install a CUDA build"
@@ -49,6 +56,21 @@ def as_device(device: str | torch.device | None) -> torch.device:
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("device 'mps' was asked for, but it is not available here; use --device cpu")
     return chosen
+
+
+def over_all_devices() -> dict[str, Any]:
+    """Options of ``from_pretrained`` that spread a model over this machine's GPUs, or this process's part of them.
+
+    Raises:
+        DeviceError: there are more processes than GPUs.
+    """
+    n, (mine, processes) = torch.cuda.device_count(), distributed.local_place()
+    if n == 0:
+        return {"device_map": "cpu"}
+    own = range(n)[mine * n // processes : (mine + 1) * n // processes]
+    if not own:
+        raise DeviceError(f"{processes} processes cannot spread models over {n} GPUs; start fewer on each machine")
+    return {"device_map": "auto", "max_memory": {i: torch.cuda.mem_get_info(i)[0] for i in own}}
 
 
 def load_hf(
@@ -63,9 +85,16 @@ def load_hf(
     """The Hugging Face model and tokenizer of a hub name or a local folder.
 
     Raises:
-        ModelError: there is no such model, or its files cannot be read.
+        ModelError: there is no such model, its files cannot be read, or its layers would be cut into parts.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if cut := sorted({"tp_plan", "tp_size", "distributed_config", "device_mesh"} & options.keys()):
+        raise ModelError(
+            f"{', '.join(cut)}: tensor parallelism cuts every layer's neurons and heads into parts, of which a process "
+            "sees its own alone, so that they can neither be read nor patched; use device='auto', which spreads whole "
+            "layers over several GPUs"
+        )
 
     name, common = str(name_or_folder), {"revision": revision, "trust_remote_code": trust_remote_code}
     try:

@@ -7,7 +7,7 @@ role, whether it raises or drops the message, gets the system message in front o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,18 +96,18 @@ def render(tokenizer: Any, prompt: Prompt) -> list[int]:
     return ids
 
 
-def render_all(tokenizer: Any, prompts: Sequence[Prompt], context: int | None) -> list[list[int]]:
-    """The token ids of several prompts.
+def render_all(tokenizer: Any, prompts: Iterable[Prompt], context: int | None) -> Iterator[list[int]]:
+    """The token ids of several prompts, one after the other.
 
     Raises:
         PromptError: one is empty, or longer than the model's context.
     """
-    sequences = [render(tokenizer, prompt) for prompt in prompts]
-    for index, sequence in enumerate(sequences):
+    for index, prompt in enumerate(prompts):
+        sequence = render(tokenizer, prompt)
         if not sequence:
             raise PromptError(f"prompt {index} has no tokens; give it some text")
         check_length(index, len(sequence), 0, context)
-    return sequences
+        yield sequence
 
 
 def check_length(index: int, prompt_tokens: int, reply_tokens: int, context: int | None) -> None:
