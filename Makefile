@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help setup demo test test-faults test-fast test-distributed lint bench docs notebooks figures wheel clean
+.PHONY: help setup demo test test-faults test-fast test-distributed lint bench docs notebooks figures discovery wheel clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,11 @@ notebooks: setup ## run every notebook on the demo model and keep its outputs
 figures: setup ## the pictures of the README, from the run in OUT
 	$(BIN)/python docs/make_figures.py $(OUT)
 	$(BIN)/python docs/make_explorer_picture.py $(OUT)
+
+discovery: setup ## the discovery benchmark: tables and picture of docs/ground-truth.md
+	$(BIN)/emotion-circuits benchmark discovery --out runs/discovery/development
+	$(BIN)/emotion-circuits benchmark discovery --grid ladder --out runs/discovery/ladder
+	$(BIN)/python docs/make_discovery.py runs/discovery
 
 wheel: setup ## build the wheel
 	$(BIN)/python -m build --wheel --no-isolation
