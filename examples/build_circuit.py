@@ -14,9 +14,10 @@ circuit = ec.build_circuit(scores, influence, neurons=0.99, heads=0.01, size=150
 print(circuit.summary())
 
 ablation = ec.MeanAblation(scores.means)
-print(ec.faithfulness(model, circuit, validation.limit(4), anger, ablation, n_random=5))
-print(ec.completeness(model, circuit, validation.limit(4), anger, ablation, n_random=5))
-print(ec.smallest_circuit(model, scores, validation.limit(4), anger, ablation, wanted=0.8, n_random=5))
+controls = ec.Controls(n_random=5)
+print(ec.faithfulness(model, circuit, validation.limit(4), anger, ablation, controls=controls))
+print(ec.completeness(model, circuit, validation.limit(4), anger, ablation, controls=controls))
+print(ec.smallest_circuit(model, scores, validation.limit(4), anger, ablation, wanted=0.8, controls=controls))
 
 circuit.save("anger.safetensors")
 print(ec.Circuit.load("anger.safetensors", model))
