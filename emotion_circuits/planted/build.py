@@ -3,7 +3,7 @@
 1. Draw features, and a vocabulary's embeddings from them.
 2. Write heads and neurons, the circuit's and the distractors.
 3. Add noise, and put all of it into a Qwen2.
-4. Scale each emotion's writes until it is felt as strongly as the language needs (`calibrate`).
+4. See to it that noise and norms leave the truth true (`calibrate`).
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from emotion_circuits.evaluation.judges import LexiconJudge
 from emotion_circuits.model import HookedModel
 from emotion_circuits.nodes import Node, NodeSet
 from emotion_circuits.planted import language
+from emotion_circuits.planted.calibrate import calibrate
 from emotion_circuits.planted.config import PlantedConfig
 from emotion_circuits.planted.features import D_MODEL, Features
 from emotion_circuits.planted.heads import D_HEAD, EMOTION_SIZE, N_HEADS, Attention, places_of_carriers, write_heads
 from emotion_circuits.planted.neurons import (
     CONSTANT,
     FELT,
+    TRUE_ROLES,
     Layers,
     plant_circuit,
     plant_distractors,
@@ -38,7 +40,6 @@ from emotion_circuits.planted.neurons import (
 from emotion_circuits.types import EKMAN
 
 Edge = tuple[Node, Node]
-TRUE_ROLES = ("direct", "relay", "relayed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,10 @@ class PlantedModel:
         """Every item under every emotion's instruction."""
         return [item.prompt(emotion) for item in self.data.items for emotion in EKMAN]
 
+    def edges_of(self, emotion: str) -> list[Edge]:
+        """Those edges that end in one of the emotion's neurons."""
+        return [(source, end) for source, end in self.edges if end in self.truth_of[emotion]]
+
     def nodes(self, *roles: str, emotion: str | None = None) -> NodeSet:
         """The neurons of some roles: ``direct relay relayed elsewhere dormant scenario``."""
         chosen = [n for n, (role, e) in self.roles.items() if role in roles and emotion in (None, e)]
@@ -102,7 +107,7 @@ def planted(config: PlantedConfig | None = None) -> PlantedModel:
     model = HookedModel.from_hf(hf, language.tokenizer(), name=f"planted-{config.seed}")
     data = language.scenarios(config.n_scenarios, config.seed)
     if config.circuit:
-        calibrate(model, data, layers, features)
+        calibrate(model, data, layers)
     return _truth(model, data, config, layers, [Node(layer, "head", head) for layer, head in carriers])
 
 
@@ -179,21 +184,3 @@ def _qwen(
             put(block.mlp.down_proj.weight.T, layers.down[layer])
     assert hf.config.hidden_size == N_HEADS * D_HEAD
     return hf
-
-
-@torch.no_grad()
-def calibrate(model: HookedModel, data: SEV, layers: Layers, features: Features, rounds: int = 4) -> None:
-    """Scale each emotion's ``felt`` writes until they add up to `FELT` when it is asked for.
-
-    The norms between layers make activations depend on everything else; this keeps the language alive in all
-    configurations and looks at nothing else.
-    """
-    prompts = [data.items[0].prompt(emotion) for emotion in EKMAN]
-    for _ in range(rounds):
-        resid = model.record(prompts, "resid_post")[-1]  # emotion d_model
-        relative = resid @ features.constant / CONSTANT
-        for e in range(len(EKMAN)):
-            felt = float(resid[e] @ features.of("felt", e) / relative[e])
-            for node in layers.of("direct", "relayed", emotion=e):
-                weight = model.hf.model.layers[node.layer].mlp.down_proj.weight
-                weight[:, node.index] *= min(max(FELT / max(felt, 0.1), 0.5), 2.0)

@@ -33,6 +33,7 @@ from emotion_circuits.planted.features import D_MODEL, Features
 from emotion_circuits.planted.heads import RMS
 from emotion_circuits.types import EKMAN
 
+TRUE_ROLES = ("direct", "relay", "relayed")
 CONSTANT, STEEP, THRESHOLD = 4.0, 4.0, 0.25
 FELT, RELAY = 3.0, 2.0  # what the circuit adds to the residual in all
 AWAKE = 2.0 / CONSTANT  # of the constant: as much as a token that hears an emotion has of it
