@@ -54,7 +54,7 @@ def assert_everything_adds_up(model) -> None:
         for layer in layers for module in (layer.self_attn.o_proj, layer.mlp.down_proj) if module.bias is not None
     )  # fmt: skip
     for prompt in prompts(3):
-        scores = ec.attribute(model, [prompt], ec.Projection(vector))
+        scores = ec.attribute(model, [prompt], ec.Projection(vector), ec.DirectAttribution())
         embedding = float(model.record([prompt], "resid_pre", [0])[0, 0] @ vector)
         total = embedding + biases + float(scores.values.heads.sum()) + float(scores.values.neurons.sum())
         assert total == pytest.approx(ec.measure(model, [prompt], ec.Projection(vector)).mean, abs=2e-4)
@@ -72,7 +72,7 @@ def test_everything_adds_up_with_biases() -> None:
 
 def test_direct_attribution_is_the_naive_one(plain_model, asked) -> None:
     target = random_target(plain_model, "sadness")
-    scores = ec.attribute(plain_model, asked, target)
+    scores = ec.attribute(plain_model, asked, target, ec.DirectAttribution())
     a, z = naive_record(plain_model, asked, "neuron"), naive_record(plain_model, asked, "head")
     mine = [p.emotion == "sadness" for p in asked]
     c, h = torch.zeros(3, len(asked), 48), torch.zeros(3, len(asked), 4)
@@ -108,7 +108,7 @@ def group_centred(asked: list[ec.Prompt], values: torch.Tensor, emotion: str) ->
 def test_centred_scores_and_contrast(qwen, asked) -> None:
     with_gap = asked[:-2]  # the last group has lost two of its emotions
     target = random_target(qwen, "fear")
-    scores = ec.attribute(qwen, with_gap, target)
+    scores = ec.attribute(qwen, with_gap, target, ec.DirectAttribution())
     a, z = (group_centred(with_gap, naive_record(qwen, with_gap, site), "fear") for site in ("neuron", "head"))
     close(scores.contrast.prompt.neurons, a)
     close(scores.contrast.prompt.heads, z)
@@ -121,20 +121,22 @@ def test_centred_scores_and_contrast(qwen, asked) -> None:
 
 
 def test_one_emotion_has_no_contrast(qwen, asked) -> None:
-    scores = ec.attribute(qwen, [p for p in asked if p.emotion == "anger"], random_target(qwen, "anger"))
+    scores = ec.attribute(
+        qwen, [p for p in asked if p.emotion == "anger"], random_target(qwen, "anger"), ec.DirectAttribution()
+    )
     assert scores.contrast is None
     assert scores.centred is None
 
 
 def test_samples_are_those_that_ask_for_the_emotion(qwen, asked) -> None:
     mine = [p for p in asked if p.emotion == "anger"]
-    all_of_them = ec.attribute(qwen, asked, random_target(qwen, None))
+    all_of_them = ec.attribute(qwen, asked, random_target(qwen, None), ec.DirectAttribution())
     assert all_of_them.n_samples == len(asked)
     same(
-        replace(ec.attribute(qwen, asked, random_target(qwen, "anger")), centred=None),
-        ec.attribute(qwen, mine, random_target(qwen, None)),
+        replace(ec.attribute(qwen, asked, random_target(qwen, "anger"), ec.DirectAttribution()), centred=None),
+        ec.attribute(qwen, mine, random_target(qwen, None), ec.DirectAttribution()),
     )
-    assert ec.attribute(qwen, asked, random_target(qwen, "joy")).n_samples == len(asked)
+    assert ec.attribute(qwen, asked, random_target(qwen, "joy"), ec.DirectAttribution()).n_samples == len(asked)
 
 
 # Head importance
@@ -202,12 +204,12 @@ def test_logit_differences_have_a_direction_and_functions_have_none(qwen, asked)
     close(target.local(qwen, "resid_post", 1), expected)
     logits = qwen.logits(asked[:3])
     close(ec.measure(qwen, asked[:3], target).values, logits[:, [5, 6]].mean(1) - logits[:, 7])
-    scores = ec.attribute(qwen, asked, target)
+    scores = ec.attribute(qwen, asked, target, ec.DirectAttribution())
     close(scores.beta[2], qwen.hf.model.layers[2].mlp.down_proj.weight.T @ expected)
     with pytest.raises(
         ModelError, match="a ResidualFunction has no direction, so closed-form attribution cannot use it"
     ):
-        ec.attribute(qwen, asked, ec.ResidualFunction(lambda r: r.sum(-1)))
+        ec.attribute(qwen, asked, ec.ResidualFunction(lambda r: r.sum(-1)), ec.DirectAttribution())
 
 
 @pytest.mark.parametrize("method", [ec.DirectAttribution(), ec.DirectAttribution(centred=True), ec.HeadImportance()])

@@ -93,7 +93,7 @@ def test_writes(model) -> None:
 
 
 def test_direct_attribution(model, target) -> None:
-    scores = ec.attribute(model, [A, AB], target)
+    scores = ec.attribute(model, [A, AB], target, ec.DirectAttribution())
     # What a unit of each neuron writes along (1, 2, 1, 1): 1, 2 + 1 = 3, 1.
     assert scores.beta[0].tolist() == [1, 3, 1]
     # "a": 3, 0, 2. "a b": 3, 2 * 3 = 6, 0. Means 3, 3, 1; half the distances 0, 3, 1.
@@ -111,7 +111,7 @@ def test_direct_attribution(model, target) -> None:
 def test_sum_identity(model) -> None:
     # On (1, 2, 1, 1), "a b": embedding 1 - 2 + 1 - 1 = -1, heads 6 - 12 = -6 and 6 - 6 = 0, neurons 3 + 6 + 0 = 9.
     along = ec.Projection(V_POST)
-    scores = ec.attribute(model, [AB], along)
+    scores = ec.attribute(model, [AB], along, ec.DirectAttribution())
     assert scores.values.heads[0].tolist() == pytest.approx([-6, 0])
     assert scores.values.neurons[0].tolist() == pytest.approx([3, 6, 0])
     # (10, -5, 7, -5) on it: 10 - 10 + 7 - 5 = 2 = -1 - 6 + 9.
@@ -164,7 +164,7 @@ def test_directions_and_contrast(model) -> None:
     assert directions.of("fear", "resid_post")[1].tolist() == pytest.approx(expected, abs=1e-6)
     # Mean rms after attention: both 7.
     assert float(directions.sigma[0, 0]) == pytest.approx(7)
-    contrast = ec.attribute(model, group, directions.target("anger")).contrast
+    contrast = ec.attribute(model, group, directions.target("anger"), ec.DirectAttribution()).contrast
     # Half of (3, 0, 2) - (3, 2, 0), and of (1, 1) - (1, 0) in both heads.
     assert contrast.prompt.neurons[0].tolist() == pytest.approx([0, -1, 1])
     assert contrast.prompt.heads[0].flatten().tolist() == pytest.approx([0, 0.5, 0, 0.5])

@@ -24,6 +24,7 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from emotion_circuits import distributed
 from emotion_circuits.activations import Activations, Contrast
 from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.data.prompts import Prompt, as_prompts
@@ -66,10 +67,11 @@ class DirectAttribution:
             values = record_batch(model, batch, ("neuron", "head"))
             return sums.of([labels[i] for i in batch.samples.tolist()], values["neuron"], values["head"])
 
-        with progress("attribute", len(asked)) as advance:
-            for batch, parts in model.run_batches(asked, reduce, batch_size, stage="attribute"):
+        with progress("attribute", len(asked), shared=True) as advance:
+            for batch, parts in model.run_batches(asked, reduce, batch_size, stage="attribute", shared=True):
                 sums.add(parts)
                 advance(len(batch))
+        sums.put_together(labels)
         source = provenance(model, asked, method=self.name, centred=self.centred)
         return {name: self._result(sums, target, asked, labels, source) for name, target in targets.items()}
 
@@ -143,6 +145,21 @@ class _Sums:
         """Add one batch's sums."""
         for label, new in parts.items():
             self.by_label[label] = self.by_label[label] + new if label in self.by_label else new
+
+    def put_together(self, labels: Sequence[Label]) -> None:
+        """Add up the sums of all processes, none of which need have seen every label."""
+        for label in dict.fromkeys(labels) if distributed.size() > 1 else ():
+            held = self.by_label.get(label) or self._nothing()
+            n, *parts = vars(held).values()
+            count = torch.tensor(n)
+            distributed.add(count, *parts)
+            self.by_label[label] = _Sum(int(count), *parts)
+
+    def _nothing(self) -> _Sum:
+        d, n = self.dims, len(self.targets)
+        neurons, heads = (d.n_layers, d.d_mlp), (d.n_layers, d.n_heads)
+        shapes = [*[neurons] * 4, (*heads, d.d_head), *[(n, *heads)] * 3]
+        return _Sum(0, *(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
 
     def of(
         self,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from emotion_circuits import distributed
 from emotion_circuits.attribution.edits import check_nodes, set_edit
 from emotion_circuits.data.prompts import as_prompts
 from emotion_circuits.intervals import clustered
@@ -55,15 +56,16 @@ def dose_sweep(
     for held in made:
         check_nodes(held)
     asked = as_prompts(prompts)
-    values = torch.empty(len(asked), 1 + len(made), dtype=torch.float64)
+    values = torch.zeros(len(asked), 1 + len(made), dtype=torch.float64)
 
     def work(batch: TokenBatch) -> Tensor:
         return _values(SuffixRun(model, batch), target, nodes, made)
 
-    with progress("dose", len(asked)) as advance, torch.no_grad():
-        for batch, found in model.run_batches(asked, work, batch_size):
+    with progress("dose", len(asked), shared=True) as advance, torch.no_grad():
+        for batch, found in model.run_batches(asked, work, batch_size, shared=True):
             values[batch.samples.cpu()] = found
             advance(len(batch))
+    distributed.add(values)
     clusters = [prompt.item if prompt.item is not None else i for i, prompt in enumerate(asked)]
     rows = []
     for slot, strength in enumerate(strengths, start=1):

@@ -23,8 +23,8 @@ from emotion_circuits.model.suffix import Change, Edit, EditFunction
 from emotion_circuits.nodes import NodeSet
 from emotion_circuits.types import NodeKind
 
-KINDS: tuple[NodeKind, NodeKind] = ("head", "neuron")
-"""Order within a layer: heads write first."""
+WRITE_ORDER: tuple[NodeKind, NodeKind] = ("head", "neuron")
+"""Within a layer heads write first."""
 
 Place = tuple[NodeKind, int]
 """The nodes of one kind in one layer."""
@@ -44,7 +44,7 @@ def places(nodes: NodeSet) -> list[tuple[NodeKind, int, Int[Tensor, " node"]]]:
     return [
         (kind, layer, nodes.mask(kind)[layer].nonzero().flatten())
         for layer in range(len(nodes.heads))
-        for kind in KINDS
+        for kind in WRITE_ORDER
         if bool(nodes.mask(kind)[layer].any())
     ]
 
@@ -67,7 +67,7 @@ def set_edit(sets: Sequence[NodeSet], intervention: Intervention, samples: Int[T
     """One variant per node set, all its nodes changed together; None when all sets are empty."""
     masks: dict[Place, Tensor] = {
         (kind, layer): torch.stack([held.mask(kind)[layer] for held in sets])
-        for kind in KINDS
+        for kind in WRITE_ORDER
         for layer in torch.stack([held.mask(kind).any(dim=1) for held in sets]).any(dim=0).nonzero().flatten().tolist()
     }
     return mask_edit(masks, intervention, samples)

@@ -22,9 +22,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from emotion_circuits.attribution.edits import KINDS
+from emotion_circuits.attribution.edits import WRITE_ORDER
 from emotion_circuits.attribution.result import Attribution
-from emotion_circuits.attribution.sums import SampleSet, ScoreSums
+from emotion_circuits.attribution.sums import SampleSet, ScoreSums, put_together
 from emotion_circuits.data.prompts import as_prompts
 from emotion_circuits.errors import ModelError
 from emotion_circuits.model import HookedModel
@@ -32,7 +32,7 @@ from emotion_circuits.model.writes import unit_writes, write_scale
 from emotion_circuits.nodes import NodeSet
 from emotion_circuits.progress import progress
 from emotion_circuits.provenance import provenance
-from emotion_circuits.targets import DirectionTarget, LogitDifference, Projection, Target
+from emotion_circuits.targets import DirectionTarget, LogitDifference, Projection, SaidTarget, Target
 from emotion_circuits.types import NodeKind
 
 
@@ -54,13 +54,15 @@ class FinalDirectAttribution:
         writes = {name: _Writes(model, *final_direction(model, target)) for name, target in targets.items()}
         sums = {name: ScoreSums(model.dims) for name in targets}
         used = [samples.prompts[i] for i in samples.used.tolist()]
-        with progress("direct", len(used)) as advance, torch.no_grad():
-            for part, values in model.stream(used, ("head", "neuron", "resid_post"), batch_size=batch_size):
+        with progress("direct", len(used), shared=True) as advance, torch.no_grad():
+            sites = ("head", "neuron", "resid_post")
+            for part, values in model.stream(used, sites, batch_size=batch_size, shared=True):
                 batch = samples.among_all(part)
                 for name, along in writes.items():
                     rows = samples.rows(name, batch)
                     along.add(sums[name], values["resid_post"][-1, rows], values["head"], values["neuron"], rows)
                 advance(len(batch))
+        put_together(sums)
         source, every = provenance(model, samples.prompts, method=self.name), NodeSet.all(model)
         return {
             name: sums[name].attribution(self.name, target, every, source, ("neuron", "head"))
@@ -80,7 +82,7 @@ class _Writes:
     def __init__(self, model: HookedModel, vector: Float[Tensor, " d_model"], normed: bool) -> None:
         self.model, self.normed = model, normed
         self.along: dict[tuple[NodeKind, int], Float[Tensor, " unit"]] = {}
-        for kind in KINDS:
+        for kind in WRITE_ORDER:
             for layer in range(model.dims.n_layers):
                 weight = unit_writes(model, kind, layer).float()
                 self.along[kind, layer] = weight @ vector.float().to(weight.device)
@@ -127,7 +129,7 @@ def final_direction(model: HookedModel, target: Target) -> tuple[Float[Tensor, "
         if isinstance(target, DirectionTarget):
             weight = model.norm_weight(model.final_norm)
             vector = weight.float() * target.reference.to(weight.device)
-        if isinstance(target, LogitDifference):
+        if isinstance(target, LogitDifference | SaidTarget):
             vector = target.local(model, "resid_post", -1).float()
         if vector is not None:
             # A LayerNorm also takes the mean out.

@@ -20,7 +20,7 @@ The sign is that of `ActivationPatching`. How good the approximation is, `compar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ from torch import Tensor
 from emotion_circuits.attribution.edits import Place, check_nodes, intervene, places
 from emotion_circuits.attribution.patching import chosen_nodes, sign_of
 from emotion_circuits.attribution.result import Attribution
-from emotion_circuits.attribution.sums import SampleSet, ScoreSums, kinds_of
+from emotion_circuits.attribution.sums import SampleSet, ScoreSums, kinds_of, put_together
 from emotion_circuits.data.prompts import as_prompts
 from emotion_circuits.interventions import Intervention, Where
 from emotion_circuits.model import HookedModel, TokenBatch
@@ -40,6 +40,9 @@ from emotion_circuits.nodes import NodeSet
 from emotion_circuits.progress import progress
 from emotion_circuits.provenance import provenance
 from emotion_circuits.targets import Target
+
+Asked = dict[str, tuple[Target, Int[Tensor, " row"]]]
+"""Targets, and the rows of a batch that are their samples."""
 
 Gradients = dict[Place, Float[Tensor, "batch node *d_head"]]
 """Of each place's chosen nodes."""
@@ -64,9 +67,9 @@ class AttributionPatching:
         """Scores of every target."""
         return _attribute(self, model, prompts, targets, batch_size)
 
-    def gradients(self, clean: _Clean, moves: Gradients, target: Target, rows: Int[Tensor, " row"]) -> Gradients:
+    def gradients(self, clean: CleanPass, moves: Gradients, asked: Asked) -> dict[str, Gradients]:
         """Those at the clean activations."""
-        return clean.gradients(target, rows)
+        return {name: clean.gradients(target, rows) for name, (target, rows) in asked.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,25 +95,32 @@ class IntegratedGradients:
         """Scores of every target."""
         return _attribute(self, model, prompts, targets, batch_size)
 
-    def gradients(self, clean: _Clean, moves: Gradients, target: Target, rows: Int[Tensor, " row"]) -> Gradients:
-        """Their means over the path."""
+    def gradients(self, clean: CleanPass, moves: Gradients, asked: Asked) -> dict[str, Gradients]:
+        """Their means over the path. Targets that share no row share one pass."""
+        found = {}
+        for together in _apart(asked):
+            found |= dict.fromkeys(together, self._means(clean, moves, together))
+        return found
+
+    def _means(self, clean: CleanPass, moves: Gradients, asked: Asked) -> Gradients:
         run, leaves = clean.run, []
         edits = [
             Edit(kind, layer, self.steps, self._path(clean, moves[kind, layer], (kind, layer), units, leaves))
             for kind, layer, units in clean.places
         ]
         mean = {place: torch.zeros_like(move) for place, move in moves.items()}
-        chunks = run.read(edits, [target.readout], self.chunk or run.rows_that_fit(run.model.dims.n_layers))
+        readouts = list(dict.fromkeys(target.readout for target, _ in asked.values()))
+        chunks = run.read(edits, readouts, self.chunk or run.rows_that_fit(run.model.dims.n_layers))
         with torch.enable_grad():
             for _, read in chunks:
-                total = target(run.model, read[target.readout])[rows].sum()
-                found = _grad(total, [leaf for _, leaf in leaves])
+                totals = [target(run.model, read[target.readout][rows]).sum() for target, rows in asked.values()]
+                found = _grad(torch.stack(totals).sum(), [leaf for _, leaf in leaves])
                 for (place, _), gradient in zip(leaves, found, strict=True):
                     mean[place] += gradient.sum(dim=1) / self.steps
                 leaves.clear()
         return mean
 
-    def _path(self, clean: _Clean, move: Tensor, place: Place, units: Tensor, leaves: list[tuple[Place, Tensor]]):
+    def _path(self, clean: CleanPass, move: Tensor, place: Place, units: Tensor, leaves: list[tuple[Place, Tensor]]):
         start = clean.activations[place][:, units.to(move.device)].detach()
 
         def function(activation: Tensor, variants: Tensor) -> Tensor:
@@ -122,7 +132,7 @@ class IntegratedGradients:
         return function
 
 
-class _Clean:
+class CleanPass:
     """The last token's pass with its graph.
 
     Args:
@@ -179,30 +189,29 @@ def _attribute(
     sums, sign = {name: ScoreSums(model.dims) for name in targets}, sign_of(method.intervention)
 
     def work(batch: TokenBatch) -> dict[str, dict[Place, Tensor]]:
-        clean = _Clean(SuffixRun(model, batch), nodes, targets)
+        clean = CleanPass(SuffixRun(model, batch), nodes, targets)
         moves = _moves(clean, method.intervention, batch.samples)
-        return {
-            name: _scores(method.gradients(clean, moves, target, rows), moves, sign, rows)
-            for name, target in targets.items()
-            for rows in [samples.rows(name, batch)]
-            if len(rows)
-        }
+        rows = {name: samples.rows(name, batch) for name in targets}
+        asked = {name: (target, rows[name]) for name, target in targets.items() if len(rows[name])}
+        gradients = method.gradients(clean, moves, asked)
+        return {name: _scores(gradients[name], moves, sign, rows[name]) for name in asked}
 
-    with progress("gradients", len(samples)) as advance:
-        for batch, found in samples.run(model, work, batch_size):
+    with progress("gradients", len(samples), shared=True) as advance:
+        for batch, found in samples.run(model, work, batch_size, shared=True):
             for name, scores in found.items():
                 for kind, layer, units in places(nodes):
                     if (kind, layer) in scores:
                         sums[name].add(kind, layer, units, scores[kind, layer])
                 sums[name].count(len(samples.rows(name, batch)))
             advance(len(batch))
+    put_together(sums)
     source = provenance(model, samples.prompts, method=method.name, intervention=type(method.intervention).__name__)
     title, kinds = f"{method.name}, {type(method.intervention).__name__}", kinds_of(nodes)
     return {name: sums[name].attribution(title, target, nodes, source, kinds) for name, target in targets.items()}
 
 
 @torch.no_grad()
-def _moves(clean: _Clean, intervention: Intervention, samples: Tensor) -> Gradients:
+def _moves(clean: CleanPass, intervention: Intervention, samples: Tensor) -> Gradients:
     """Patched minus clean activation of the chosen nodes of every place."""
     moves = {}
     for kind, layer, units in clean.places:
@@ -215,6 +224,19 @@ def _scores(gradients: Gradients, moves: Gradients, sign: int, rows: Tensor) -> 
     """Gradient times move of the target's own samples, summed over a head's dimensions."""
     scores = {place: sign * (gradient * moves[place])[rows] for place, gradient in gradients.items()}
     return {place: score.sum(dim=-1) if place[0] == "head" else score for place, score in scores.items()}
+
+
+def _apart(asked: Asked) -> Iterator[Asked]:
+    """Groups of targets in which no row belongs to two."""
+    left = dict(asked)
+    while left:
+        together, taken = {}, set()
+        for name, (target, rows) in left.items():
+            if taken.isdisjoint(rows.tolist()):
+                together[name] = (target, rows)
+                taken |= set(rows.tolist())
+        yield together
+        left = {name: held for name, held in left.items() if name not in together}
 
 
 def _grad(total: Tensor, inputs: list[Tensor], keep: bool = False) -> list[Tensor]:

@@ -16,6 +16,7 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from emotion_circuits import distributed
 from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.data.prompts import as_prompts
 from emotion_circuits.model import HookedModel, TokenBatch
@@ -49,14 +50,15 @@ class HeadImportance:
             values = record_batch(model, batch, ("resid_mid", "head"))
             return importance(model, values["resid_mid"], values["head"], vectors)
 
-        with progress("heads", len(asked)) as advance:
-            for batch, drop in model.run_batches(asked, drops, batch_size, stage="heads"):
+        with progress("heads", len(asked), shared=True) as advance:
+            for batch, drop in model.run_batches(asked, drops, batch_size, stage="heads", shared=True):
                 weight = member[:, batch.samples.cpu()]
                 for slot, part in enumerate((drop, drop.relu(), drop.square())):
                     sums[slot] += einsum(
                         part.double().cpu(), weight, "target layer batch head, target batch -> target layer head"
                     )
                 advance(len(batch))
+        distributed.add(sums)
         source = provenance(model, asked, method=self.name)
         counts = member.sum(dim=1)
         return {

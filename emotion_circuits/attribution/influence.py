@@ -20,9 +20,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emotion_circuits import artefacts
+from emotion_circuits import artefacts, distributed
+from emotion_circuits.checked import build
 from emotion_circuits.data.prompts import as_prompts, check_emotions
 from emotion_circuits.directions.result import RESIDUAL_SITES, EmotionDirections
+from emotion_circuits.errors import ArtefactError
 from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.model.suffix import Edit, SuffixRun
 from emotion_circuits.progress import progress
@@ -46,6 +48,7 @@ class Influence:
         strengths: the strengths, as multiples of the residual's rms.
         n_samples: prompts averaged over.
         provenance: model, data and settings.
+        flags: by emotion, why its direction is not to be trusted; empty where every one passed its own tests.
     """
 
     emotions: tuple[str, ...]
@@ -55,6 +58,7 @@ class Influence:
     strengths: tuple[float, ...]
     n_samples: int
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, emotion: str) -> Float[Tensor, "2 layer"]:
         """One emotion's influence: row 0 attention, row 1 MLP."""
@@ -79,7 +83,7 @@ class Influence:
         """Write one file, tensors and provenance."""
         meta = {
             "emotions": self.emotions, "strengths": self.strengths, "n_samples": self.n_samples,
-            "provenance": dict(self.provenance),
+            "provenance": dict(self.provenance), "flags": dict(self.flags),
         }  # fmt: skip
         tensors = {"values": self.values, "std": self.std, "by_strength": self.by_strength}
         artefacts.save(path, "influence", tensors, meta)
@@ -93,9 +97,15 @@ class Influence:
         """
         tensors, meta = artefacts.load(path, "influence")
         held = {name: artefacts.field(tensors, name, path) for name in ("values", "std", "by_strength")}
-        kept = {name: artefacts.field(meta, name, path) for name in ("n_samples", "provenance")}
-        emotions, strengths = (tuple(artefacts.field(meta, name, path)) for name in ("emotions", "strengths"))
-        return cls(emotions=emotions, strengths=strengths, **held, **kept)
+        kept = {
+            name: artefacts.field(meta, name, path) for name in ("emotions", "strengths", "n_samples", "provenance")
+        }
+        # Files of earlier versions have no flags.
+        result = build(cls, path, held | kept | {"flags": meta.get("flags", {})})
+        given, expected = result.by_strength.shape, (len(result.strengths), *result.values.shape)
+        if given != expected or result.values.shape[2] != len(result.emotions):
+            raise ArtefactError(f"{path} is damaged: its tensors do not have one entry per emotion and strength")
+        return result
 
 
 def sublayer_influence(
@@ -127,13 +137,14 @@ def sublayer_influence(
     def changes(batch: TokenBatch) -> Tensor:
         return _changes(model, SuffixRun(model, batch), push, reference)
 
-    with progress("influence", len(asked)) as advance:
-        for batch, change in model.run_batches(asked, changes, batch_size, stage="influence"):
+    with progress("influence", len(asked), shared=True) as advance:
+        for batch, change in model.run_batches(asked, changes, batch_size, stage="influence", shared=True):
             scale = directions.sigma[None, None, :, :, None] * torch.tensor(strengths)[None, :, None, None, None]
             influence = (change / scale).double()  # batch strength site layer emotion
             total += influence.sum(dim=0)
             squares += influence.mean(dim=1).square().sum(dim=0)
             advance(len(batch))
+    distributed.add(total, squares)
     n = len(asked)
     mean = total.mean(dim=0) / n
     return Influence(
@@ -144,6 +155,7 @@ def sublayer_influence(
         strengths=tuple(strengths),
         n_samples=n,
         provenance=provenance(model, asked, strengths=list(strengths)),
+        flags=directions.quality.flagged,
     )
 
 

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from emotion_circuits.attribution.edits import check_nodes, node_edits, places
 from emotion_circuits.attribution.result import Attribution
-from emotion_circuits.attribution.sums import SampleSet, ScoreSums, kinds_of
+from emotion_circuits.attribution.sums import SampleSet, ScoreSums, kinds_of, put_together
 from emotion_circuits.data.prompts import as_prompts
 from emotion_circuits.interventions import Enhancement, Intervention, Scale
 from emotion_circuits.model import HookedModel, TokenBatch
@@ -68,11 +69,13 @@ class ActivationPatching:
         check_nodes(self.intervention)
         samples, nodes = SampleSet(as_prompts(prompts), targets), chosen_nodes(model, self.nodes)
         sums = {name: ScoreSums(model.dims) for name in targets}
-        with progress("patching", len(samples)) as advance:
-            for batch, effects in samples.run(model, lambda b: self._effects(model, b, nodes, targets), batch_size):
+        with progress("patching", len(samples), shared=True) as advance:
+            effects_of = partial(self._effects, model, nodes=nodes, targets=targets)
+            for batch, effects in samples.run(model, effects_of, batch_size, shared=True):
                 for name, effect in effects.items():
                     self._add(sums[name], nodes, effect[samples.rows(name, batch).cpu()])
                 advance(len(batch))
+        put_together(sums)
         source = provenance(model, samples.prompts, method=self.name, intervention=type(self.intervention).__name__)
         method, kinds = f"{self.name}, {type(self.intervention).__name__}", kinds_of(nodes)
         return {name: sums[name].attribution(method, target, nodes, source, kinds) for name, target in targets.items()}

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from emotion_circuits import artefacts
 from emotion_circuits.activations import Activations, Contrast
+from emotion_circuits.checked import build, parts
+from emotion_circuits.directions.quality import flag_note
 from emotion_circuits.nodes import NodeSet, NodeValues
-from emotion_circuits.types import ModelDims, NodeKind
+from emotion_circuits.types import KINDS, ModelDims, NodeKind
 
 if TYPE_CHECKING:
     import pandas as pd
-
-KINDS: tuple[NodeKind, NodeKind] = ("neuron", "head")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,7 @@ class Attribution:
         contrast: the emotion's activations at the last prompt token minus the mean over emotions.
         scored: the nodes that were scored, where it is not all of ``kinds``.
         provenance: model, data and settings.
+        flags: why the target's direction is not to be trusted, if it failed a test of its own reliability.
     """
 
     values: NodeValues
@@ -59,6 +60,7 @@ class Attribution:
     contrast: Contrast | None = None
     scored: NodeSet | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
 
     def top(self, n: int, kind: NodeKind | None = None) -> NodeSet:
         """The ``n`` nodes with the highest score; of one kind, or of all that were scored."""
@@ -117,6 +119,7 @@ class Attribution:
             negative=mixed(self.negative, other.negative),
             centred=None,
             scored=self._scored_with_heads(other),
+            flags=tuple(dict.fromkeys((*self.flags, *other.flags))),
         )
 
     def _scored_with_heads(self, other: Attribution) -> NodeSet | None:
@@ -137,7 +140,7 @@ class Attribution:
             tensors |= _flat("contrast", self.contrast.prompt)
         meta = {
             "method": self.method, "emotion": self.emotion, "n_samples": self.n_samples, "kinds": self.kinds,
-            "dims": vars(self.dims), "provenance": dict(self.provenance),
+            "dims": vars(self.dims), "provenance": dict(self.provenance), "flags": self.flags,
         }  # fmt: skip
         artefacts.save(path, "attribution", tensors, meta)
 
@@ -149,27 +152,30 @@ class Attribution:
             ArtefactError: the file is damaged or something else.
         """
         tensors, meta = artefacts.load(path, "attribution")
-        kept = {k: artefacts.field(meta, k, path) for k in ("method", "emotion", "n_samples", "provenance")}
-        values = {
-            name: NodeValues(tensors[f"{name}.neuron"], tensors[f"{name}.head"])
-            for name in _VALUES if f"{name}.neuron" in tensors and f"{name}.head" in tensors
+        kept = {k: artefacts.field(meta, k, path) for k in ("method", "emotion", "n_samples", "kinds", "provenance")}
+        dims = build(ModelDims, path, artefacts.field(meta, "dims", path))
+        sizes = {"layer": dims.n_layers, "neuron": dims.d_mlp, "head": dims.n_heads}
+
+        def made(kind: type, name: str) -> Any:
+            held = parts(name, tensors)
+            plural = {"neuron": "neurons", "head": "heads"}
+            return build(kind, path, {plural.get(n, n): value for n, value in held.items()}, **sizes) if held else None
+
+        values = {name: made(NodeValues, name) for name in _VALUES}
+        contrast, emotion = made(Activations, "contrast"), kept["emotion"] or ""
+        held = {
+            "dims": dims, "beta": tensors.get("beta"), "means": made(Activations, "means"),
+            "scored": made(NodeSet, "scored"), "flags": meta.get("flags", ()),  # files of earlier versions have none
+            "contrast": contrast and build(
+                Contrast, path, {"emotion": emotion, "baseline": "emotions", "prompt": contrast}
+            ),
         }  # fmt: skip
-        artefacts.field(values, "values", path)
-        contrast = _unflat("contrast", tensors)
-        return cls(
-            **values,
-            **kept,
-            dims=ModelDims(**artefacts.field(meta, "dims", path)),
-            kinds=tuple(artefacts.field(meta, "kinds", path)),
-            beta=tensors.get("beta"),
-            means=_unflat("means", tensors),
-            contrast=None if contrast is None else Contrast(kept["emotion"] or "", "emotions", contrast),
-            scored=NodeSet(tensors["scored.neuron"], tensors["scored.head"]) if "scored.neuron" in tensors else None,
-        )
+        return build(cls, path, {**kept, **values, **held}, **sizes)
 
     def __repr__(self) -> str:
         best = ", ".join(f"{node}" for node in list(self.top(3)))
-        return f"Attribution({self.method} for {self.emotion}: {self.n_samples} samples, among the top {best})"
+        what = f"{self.method} for {self.emotion}: {self.n_samples} samples, among the top {best}"
+        return f"Attribution({what}{flag_note(self.flags)})"
 
 
 _VALUES = ("values", "std", "positive", "negative", "centred")
@@ -177,12 +183,6 @@ _VALUES = ("values", "std", "positive", "negative", "centred")
 
 def _flat(name: str, held: Activations | None) -> dict[str, Tensor | None]:
     return {} if held is None else {f"{name}.neurons": held.neurons, f"{name}.heads": held.heads}
-
-
-def _unflat(name: str, tensors: Mapping[str, Tensor]) -> Activations | None:
-    if f"{name}.neurons" not in tensors:
-        return None
-    return Activations(tensors[f"{name}.neurons"], tensors.get(f"{name}.heads"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from emotion_circuits import distributed
 from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.data.prompts import Prompt
 from emotion_circuits.model import HookedModel, TokenBatch
@@ -44,11 +45,17 @@ class SampleSet:
         return len(self.used)
 
     def run(
-        self, model: HookedModel, work: Callable[[TokenBatch], Result], batch_size: int | None
+        self,
+        model: HookedModel,
+        work: Callable[[TokenBatch], Result],
+        batch_size: int | None,
+        *,
+        shared: bool = False,
     ) -> Iterator[tuple[TokenBatch, Result]]:
         """Batches of the used prompts, ``samples`` counting among all prompts, with what ``work`` makes of each."""
         used = [self.prompts[i] for i in self.used.tolist()]
-        for batch, result in model.run_batches(used, lambda batch: work(self.among_all(batch)), batch_size):
+        batches = model.run_batches(used, lambda batch: work(self.among_all(batch)), batch_size, shared=shared)
+        for batch, result in batches:
             yield self.among_all(batch), result
 
     def among_all(self, batch: TokenBatch) -> TokenBatch:
@@ -65,11 +72,15 @@ class ScoreSums:
 
     Args:
         dims: sizes of the model.
+
+    Attributes:
+        n: samples added.
+        sums: of the score, of its positive part, and of its square, by kind of node.
     """
 
     def __init__(self, dims: ModelDims) -> None:
         self.dims, self.n = dims, 0
-        self._sums: dict[NodeKind, Float[Tensor, "sum layer unit"]] = {
+        self.sums: dict[NodeKind, Float[Tensor, "sum layer unit"]] = {
             "neuron": torch.zeros(3, dims.n_layers, dims.d_mlp, dtype=torch.float64),
             "head": torch.zeros(3, dims.n_layers, dims.n_heads, dtype=torch.float64),
         }
@@ -80,7 +91,7 @@ class ScoreSums:
         """Add the scores of some units of one layer; count the samples themselves with `count`."""
         where = units.cpu()
         for slot, part in enumerate((scores, scores.relu(), scores.square())):
-            self._sums[kind][slot, layer].index_add_(0, where, part.sum(dim=0).double().cpu())
+            self.sums[kind][slot, layer].index_add_(0, where, part.sum(dim=0).double().cpu())
 
     def count(self, n: int) -> None:
         """Count ``n`` samples as added."""
@@ -98,7 +109,7 @@ class ScoreSums:
             source: provenance.
             kinds: kinds of node that were scored.
         """
-        (n1, n2, n3), (h1, h2, h3) = (self._sums[kind] / self.n for kind in ("neuron", "head"))
+        (n1, n2, n3), (h1, h2, h3) = (self.sums[kind] / self.n for kind in ("neuron", "head"))
         std = NodeValues(_std(n1, n3), _std(h1, h3))
         every = [nodes.n_neurons in (0, n1.numel()), nodes.n_heads in (0, h1.numel())]
         return Attribution(
@@ -107,6 +118,14 @@ class ScoreSums:
             negative=NodeValues((n1 - n2).float(), (h1 - h2).float()),
             scored=None if all(every) else nodes, provenance=source,
         )  # fmt: skip
+
+
+def put_together(sums: Mapping[str, ScoreSums]) -> None:
+    """Add up, target by target, the sums of all processes, once each has added its share."""
+    for held in sums.values():
+        count = torch.tensor(held.n)
+        distributed.add(count, *held.sums.values())
+        held.n = int(count)
 
 
 def kinds_of(nodes: NodeSet) -> tuple[NodeKind, ...]:

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from emotion_circuits.attribution.edits import KINDS, Place, check_nodes, mask_edit
+from emotion_circuits.attribution.edits import WRITE_ORDER, Place, check_nodes, mask_edit
 from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.attribution.sums import SampleSet
 from emotion_circuits.data.prompts import as_prompts
@@ -153,12 +153,12 @@ def _sublayer_curves(
 ) -> list[_Curve]:
     pool = attribution.nodes
     curves = []
-    every: list[Place] = [(kind, layer) for layer in layers for kind in KINDS if kind in attribution.kinds]
+    every: list[Place] = [(kind, layer) for layer in layers for kind in WRITE_ORDER if kind in attribution.kinds]
     for kind, layer in every:
         inside, values = pool.mask(kind)[layer], attribution.values.values(kind)[layer]
         units = inside.nonzero().flatten()
         best = units[values[units].argsort(descending=True, stable=True)]
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + 2 * layer + KINDS.index(kind))
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + 2 * layer + WRITE_ORDER.index(kind))
         labels, sets = [], []
         for k in (k for k in ks if k <= len(units)):
             draws = n_random if 0 < k < len(units) else 1
