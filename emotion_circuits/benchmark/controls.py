@@ -13,13 +13,13 @@ A number that its controls reach as well says nothing about emotions.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from emotion_circuits.circuits.controls import shuffle_labels
 from emotion_circuits.data.prompts import Prompt
 from emotion_circuits.directions import EmotionDirections, fit_directions
 from emotion_circuits.model import HookedModel
@@ -61,15 +61,7 @@ class Subject:
 
 def shuffled_labels(subject: Subject, seed: int = 0) -> Subject:
     """Directions of permuted emotions; the prompts themselves stay as they are."""
-    rng, groups = random.Random(seed), {}
-    for i, prompt in enumerate(subject.prompts):
-        groups.setdefault(prompt.group, []).append(i)
-    relabelled = list(subject.prompts)
-    for rows in groups.values():
-        emotions = [subject.prompts[i].emotion for i in rows]
-        rng.shuffle(emotions)
-        for i, emotion in zip(rows, emotions, strict=True):
-            relabelled[i] = replace(subject.prompts[i], emotion=emotion)
+    relabelled = shuffle_labels(subject.prompts, seed)
     emotions = subject.directions.emotions
     return replace(subject, directions=fit_directions(subject.model, relabelled, emotions))
 

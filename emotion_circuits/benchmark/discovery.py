@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from emotion_circuits.benchmark.grid import LOW_NOISE, GridName, grid
-from emotion_circuits.benchmark.methods import CHOICES, RANKINGS, Case
-from emotion_circuits.benchmark.scores import of_ranking, of_set
+from emotion_circuits.benchmark.grid import LOW_NOISE, GridName, grid, rung_of
+from emotion_circuits.benchmark.methods import CHOICES, RANKINGS, Case, found_edges
+from emotion_circuits.benchmark.scores import edge_recall, of_ranking, of_set
 from emotion_circuits.elicitation import elicit
 from emotion_circuits.generation import GenerationConfig
 from emotion_circuits.intervals import clustered
+from emotion_circuits.nodes import NodeSet
 from emotion_circuits.planted import PlantedConfig, PlantedModel, planted
 from emotion_circuits.progress import progress
 from emotion_circuits.types import EKMAN
@@ -36,8 +37,9 @@ def discovery(configs: Sequence[PlantedConfig] | GridName = "development", metho
         methods: names from `RANKINGS` and `CHOICES`; all of them by default.
 
     Returns:
-        One row per model, method and kind (``neuron``, ``head``, and ``node`` for both): ``model, half, obeys, method,
-        kind, recall, precision, average_precision`` and the configuration's fields. Scores are means over emotions.
+        One row per model, method and kind (``neuron``, ``head``, ``node`` for both, and ``edge`` for choices):
+        ``model, half, difficulty, obeys, method, kind, recall, precision, average_precision`` and the
+        configuration's fields. Scores are means over emotions.
 
     Raises:
         ValueError: a method is unknown.
@@ -54,7 +56,8 @@ def discovery(configs: Sequence[PlantedConfig] | GridName = "development", metho
         for i, config in enumerate(configs):
             case = Case(planted(config))
             half = "low noise" if config.noise <= LOW_NOISE else "high noise"
-            about = {"model": i, "half": half, "obeys": obedience(case.planted)} | config.to_dict()
+            about = {"model": i, "half": half, "difficulty": rung_of(config), "obeys": obedience(case.planted)}
+            about |= config.to_dict()
             for name in names:
                 rows += [about | {"method": name} | scored for scored in _score(case, name)]
                 advance(1)
@@ -72,7 +75,7 @@ def _score(case: Case, name: str) -> Iterator[dict[str, str | float]]:
     truth = case.planted.truth_of
     if name in CHOICES:
         found = CHOICES[name](case)
-        per_emotion = [of_set(found[e], truth[e]) for e in EKMAN]
+        per_emotion = [of_set(found[e], truth[e]) | _edges(case, e, found[e]) for e in EKMAN]
     else:
         ranked = RANKINGS[name](case)
         per_emotion = [of_ranking(ranked[e].values, truth[e], ranked[e].kinds) for e in EKMAN]
@@ -81,12 +84,18 @@ def _score(case: Case, name: str) -> Iterator[dict[str, str | float]]:
         yield {"kind": kind, **means}
 
 
+def _edges(case: Case, emotion: str, nodes: NodeSet) -> dict[str, dict[str, float]]:
+    """At the true number of edges, so that precision equals recall."""
+    share = edge_recall(found_edges(case, emotion, nodes), case.planted.edges_of(emotion))
+    return {"edge": {"recall": share, "precision": share, "average_precision": float("nan")}}
+
+
 def summary(frame: pd.DataFrame, by: Sequence[str] = ("half",)) -> pd.DataFrame:
     """Means over models with 95 % bootstrap intervals, models drawn whole.
 
     Args:
         frame: what `discovery` gave.
-        by: further columns to split by, e.g. ``("noise",)``, ``("scenario_strength",)``; none for the whole grid.
+        by: further columns to split by, e.g. ``("noise",)``, ``("difficulty",)``; none for the whole grid.
 
     Returns:
         One row per split, kind and method, best first: ``n_models`` and, per measure, value, ``_low`` and ``_high``.
