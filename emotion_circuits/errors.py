@@ -45,3 +45,13 @@ class ArtefactError(EmotionCircuitsError, ValueError):
 
 class RunError(EmotionCircuitsError, RuntimeError):
     """A run folder cannot be used: other settings, another owner, not writable."""
+
+
+class PeerError(EmotionCircuitsError, RuntimeError):
+    """Another process of the same run stopped, or cannot be reached.
+
+    Attributes:
+        told: whether that process could say why, and has.
+    """
+
+    told = False

@@ -15,13 +15,22 @@ _bars: ContextVar[Any] = ContextVar("bars", default=None)
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar for ``total`` steps; yields the function that advances it."""
+def progress(label: str, total: int, *, shared: bool = False) -> Iterator[Callable[[int], None]]:
+    """A bar for ``total`` steps; yields the function that advances it.
+
+    Args:
+        label: what is done.
+        total: how many steps.
+        shared: the steps are shared among the processes of `emotion_circuits.distributed`; the bar is for the part
+            of this one.
+    """
     bars = _bars.get()
     if bars is None:
         yield lambda steps: None
         return
-    task = bars.add_task(label, total=total)
+    from emotion_circuits import distributed
+
+    task = bars.add_task(label, total=-(-total // distributed.size()) if shared else total)
     try:
         yield lambda steps: bars.advance(task, steps)
     finally:

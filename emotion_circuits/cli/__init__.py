@@ -12,10 +12,14 @@ def main() -> None:
     """Entry point: run the command, and turn the package's own errors into one line."""
     from emotion_circuits.cli.app import app
     from emotion_circuits.cli.output import errors
-    from emotion_circuits.errors import EmotionCircuitsError
+    from emotion_circuits.errors import EmotionCircuitsError, PeerError
 
     try:
         app()
+    except PeerError as error:
+        if not error.told:
+            errors.print(f"[bold red]error:[/] {_plain(error)}", soft_wrap=True, highlight=False)
+        sys.exit(2)
     except EmotionCircuitsError as error:
         errors.print(f"[bold red]error:[/] {_plain(error)}", soft_wrap=True, highlight=False)
         sys.exit(2)
@@ -27,4 +31,5 @@ def main() -> None:
 def _plain(error: BaseException) -> str:
     from rich.markup import escape
 
-    return escape(" ".join(str(error).split()))
+    text = " ".join((str(error), *(f"({note})" for note in getattr(error, "__notes__", ()))))
+    return escape(" ".join(text.split()))

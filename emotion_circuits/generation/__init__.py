@@ -11,9 +11,12 @@
 4. Whoever wants to watch is called with every piece of text as it is made, and with every reply as it is done.
 """
 
-from emotion_circuits.generation.batched import OnReply, generate
+from emotion_circuits.generation.backend import Backend, Made, OnMade, OnReply
+from emotion_circuits.generation.batched import generate
 from emotion_circuits.generation.config import GenerationConfig
 from emotion_circuits.generation.decode import end_tokens
 from emotion_circuits.generation.streaming import OnText
 
-__all__ = ["GenerationConfig", "OnReply", "OnText", "end_tokens", "generate"]
+__all__ = [
+    "Backend", "GenerationConfig", "Made", "OnMade", "OnReply", "OnText", "end_tokens", "generate",
+]  # fmt: skip

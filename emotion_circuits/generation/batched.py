@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from emotion_circuits import distributed
 from emotion_circuits.data.prompts import as_prompts
-from emotion_circuits.errors import PatchError
+from emotion_circuits.errors import ModelError, PatchError
+from emotion_circuits.generation.backend import Backend, OnReply, replies_of
 from emotion_circuits.generation.config import GenerationConfig
 from emotion_circuits.generation.decode import decode, shared_prefix
 from emotion_circuits.generation.streaming import OnText, TextStream, text_of
@@ -18,14 +19,11 @@ from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.progress import progress
 from emotion_circuits.replies import Replies, Reply
 
-OnReply = Callable[[int, Reply], None]
-"""Called with a prompt's index and its reply as soon as its batch is done."""
-
 _FROM_LAST_PROMPT = ("last_prompt", "last", "generated")
 
 
 def generate(
-    model: HookedModel,
+    model: HookedModel | Backend,
     prompts: object,
     patch: Patch | Sequence[Patch] | None = None,
     config: GenerationConfig | None = None,
@@ -40,7 +38,7 @@ def generate(
     """Replies to prompts, under patches.
 
     Args:
-        model: the model.
+        model: the model, or a backend that replies for it (`emotion_circuits.backends`).
         prompts: a SEV (its uninstructed prompts), prompts, or strings.
         patch: acts while generating; several act together. ``Patch.rows`` gives rows patches of their own.
         config: how to decode; greedy by default.
@@ -55,7 +53,8 @@ def generate(
         One reply per prompt, in the prompts' order.
 
     Raises:
-        PatchError: a patch does not fit the model, or names a row that is not there.
+        PatchError: a patch does not fit the model, or names a row that is not there; or the backend cannot express it.
+        ModelError: the backend cannot decode like this.
         PromptError: a prompt is empty or does not fit with its reply, or there is not one seed for each.
 
     Example:
@@ -68,6 +67,13 @@ def generate(
     config.check(len(asked))
     patches = [] if patch is None else [patch] if isinstance(patch, Patch) else list(patch)
     _check_rows(patches, len(asked))
+    if not isinstance(model, HookedModel):
+        if on_text is not None:
+            raise ModelError(f"the backend {model.name} hands on whole replies; leave out on_text, or use on_reply")
+        return replies_of(
+            model, asked, patches, config,
+            emotion=emotion, method=method, batch_size=batch_size, on_reply=on_reply, journal=journal,
+        )  # fmt: skip
     stream = None if on_text is None else TextStream(model, config, on_text)
     call = None if journal is None else journal.call(asked, config, emotion, method)
     replies: dict[int, Reply] = {}
