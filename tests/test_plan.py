@@ -1,0 +1,131 @@
+"""The cost model: sizes from configurations, FLOPs by a second count, and the command."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import tiny
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from emotion_circuits.errors import DataError, DeviceError, ModelError
+from emotion_circuits.planning import Device, Lengths, ModelShape, Scale, data_of, device_named, plan, shape_of
+from emotion_circuits.planning.cost import batches_of, cost_of
+from emotion_circuits.planning.workload import Job, workload
+
+FAST = Device("fast", 1e12, 1e11, 16e9, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("Qwen/Qwen2.5-0.5B", 0.494), ("Qwen/Qwen2.5-7B-Instruct", 7.61), ("Qwen/Qwen2.5-72B-Instruct", 72.7),
+     ("meta-llama/Llama-3.1-8B-Instruct", 8.03), ("meta-llama/Llama-3.3-70B-Instruct", 70.6)],
+)  # fmt: skip
+def test_known_shapes_have_the_published_number_of_parameters(name: str, billions: float) -> None:
+    assert shape_of(name).parameters / 1e9 == pytest.approx(billions, rel=0.005)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "llama", "mistral", "gemma3", "phi3"])
+def test_a_configuration_gives_the_parameters_of_the_model(architecture: str, tmp_path) -> None:
+    hf = tiny.hf_model(architecture)
+    (tmp_path / "config.json").write_text(json.dumps(hf.config.to_dict()))
+    matrices = {id(p): p.numel() for p in hf.parameters() if p.ndim == 2}
+    assert shape_of(tmp_path).parameters == sum(matrices.values())
+    assert shape_of(tmp_path / "config.json").dims == shape_of(tmp_path).dims
+
+
+def test_the_demo_model_has_its_own_shape() -> None:
+    assert shape_of("demo").dims.n_layers == 6
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_flops_are_those_that_torch_counts(rows: int) -> None:
+    hf = tiny.hf_model("qwen2")
+    shape = ModelShape.from_config("tiny", hf.config.to_dict())
+    ids = torch.zeros(rows, 10, dtype=torch.long)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        hf.set_attn_implementation("eager")
+        hf(input_ids=ids, logits_to_keep=4, use_cache=False)
+    # torch multiplies every query with every key; half of these products are masked, and the model leaves them out.
+    d = shape.dims
+    masked = rows * d.n_layers * 2 * d.n_heads * d.d_head * 10 * 10
+    found = cost_of(Job("", "score", rows, 6, 4), shape, FAST, 4, rows).flops
+    assert found + masked == pytest.approx(counter.get_total_flops(), rel=1e-6)
+
+
+def test_cost_grows_as_work_does() -> None:
+    shape, jobs = shape_of("Qwen/Qwen2.5-7B"), {n: Job("", "read", n, 100) for n in (256, 512)}
+    one, two = (cost_of(job, shape, FAST, 2, 64) for job in jobs.values())
+    assert two.flops == pytest.approx(2 * one.flops)
+    assert two.seconds == pytest.approx(2 * one.seconds)
+    single, batched = (cost_of(Job("", "generate", 256, 100, 50), shape, FAST, 2, rows).seconds for rows in (1, 64))
+    assert single > 4 * batched  # the weights are read for every batch
+
+
+def test_a_single_token_waits_for_the_weights() -> None:
+    shape = shape_of("Qwen/Qwen2.5-7B")
+    one = cost_of(Job("", "generate", 1, 1, 2), shape, FAST, 2, 1)
+    read = 2 * (shape.body + shape.unembedding) / FAST.bandwidth
+    assert one.seconds == pytest.approx(2 * read, rel=0.01)
+
+
+def test_jobs_count_what_the_pipeline_runs() -> None:
+    shape, scale = shape_of("demo"), Scale(train=180, validation=90, test=192)
+    jobs = workload(shape, scale, Lengths(40, 20))
+    total = {stage: sum(job.n for job in jobs if job.stage == stage) for stage in ("elicit", "generate", "evaluate")}
+    assert total == {"elicit": 7 * 180, "generate": 2 * 7 * 6 * 192, "evaluate": 2 * 7 * 6 * 192}
+    (influence,) = (job for job in jobs if job.stage == "influence")
+    assert influence.variants == 2 * 6 * 6 * 4
+
+
+def test_batches_are_not_shared_between_calls() -> None:
+    assert batches_of(Job("", "generate", 70, 1, 1, calls=7), 8) == 14
+
+
+def test_more_devices_are_faster_by_as_much_as_there_are_batches() -> None:
+    shape, scale, lengths = shape_of("Qwen/Qwen2.5-7B"), Scale.split(100_000), Lengths(60, 60)
+    one, eight, many = (plan(shape, scale, lengths, device_named("H100"), n) for n in (1, 8, 800))
+    assert eight.copies == 8
+    assert one.seconds / eight.seconds == pytest.approx(8, rel=0.05)
+    assert many.efficiency < 1 and many.batch_size < one.batch_size
+    operations = [sum(cost.flops for cost in found.costs.values()) for found in (one, many)]
+    assert operations[0] == pytest.approx(operations[1])
+
+
+def test_large_models_are_spread_and_too_large_ones_refused() -> None:
+    shape, scale, device = shape_of("Qwen/Qwen2.5-72B-Instruct"), Scale.split(1000), device_named("h100")
+    spread = plan(shape, scale, Lengths(), device, 8)
+    assert spread.devices_per_copy >= 2
+    assert math.isclose(spread.weights, 145.4e9, rel_tol=0.01)
+    with pytest.raises(DeviceError, match="--devices"):
+        plan(shape, scale, Lengths(), device, 1)
+
+
+def test_what_cannot_be_planned_is_refused() -> None:
+    with pytest.raises(DeviceError, match="H100"):
+        device_named("abacus")
+    with pytest.raises(ModelError, match="mixtures of experts"):
+        ModelShape.from_config("moe", {"num_experts": 8})
+    with pytest.raises(ModelError, match="lacks a size"):
+        ModelShape.from_config("half", {"num_attention_heads": 8})
+    with pytest.raises(ModelError, match=r"config\.json"):
+        shape_of("nobody/no-such-model")
+    with pytest.raises(DataError, match="at least 10"):
+        data_of("3", 6)
+
+
+def test_the_command_needs_no_model_and_no_network() -> None:
+    from typer.testing import CliRunner
+
+    from emotion_circuits.cli.app import app
+
+    command = ["plan", "--model", "Qwen/Qwen2.5-72B-Instruct", "--data", "1e6", "--devices", "8"]
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 0, shown.output
+    for word in ("1,000,000 items", "influence", "72.7 B parameters", "assumed shares", "about"):
+        assert word in shown.output, shown.output
+    rows = json.loads(CliRunner().invoke(app, [*command, "--json"]).output)
+    assert [row["stage"] for row in rows][-1] == "all"
+    assert rows[-1]["flops"] == pytest.approx(sum(row["flops"] for row in rows[:-1]))
