@@ -1,4 +1,8 @@
-"""Equations become MathML while the site is built: browsers draw it themselves, without a script from elsewhere."""
+"""What happens to pages while the site is built.
+
+Equations become MathML: browsers draw it themselves, without a script from elsewhere. The word ``notest`` behind a
+fence is for the tests, and is taken away.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,14 @@ import re
 
 from latex2mathml.converter import convert
 
+_FENCE = re.compile(r"^```(\w+) notest$", re.MULTILINE)
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 _DISPLAY = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Called by MkDocs with each page's text."""
+    return _FENCE.sub(r"```\1", markdown)
 
 
 def on_page_content(content: str, **_: object) -> str:
