@@ -10,6 +10,7 @@ process would run, since rounding depends on what a batch is made up of; so ther
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Set
@@ -27,6 +28,7 @@ from emotion_circuits.model.tokens import TokenBatch, batches_of, check_length, 
 if TYPE_CHECKING:
     from emotion_circuits.model.hooked_model import HookedModel
 
+logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _TOO_LARGE: Any = object()
@@ -89,6 +91,7 @@ def run_batches(
             result = _attempt(work, part)
             if result is _TOO_LARGE:
                 limit = (len(part) + 1) // 2
+                logger.warning("a batch of %d rows does not fit into memory; going on with %d", len(part), limit)
                 queue = deque(smaller for held in (part, *queue) for smaller in held.split(limit))
             else:
                 yield part, result

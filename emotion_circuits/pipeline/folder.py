@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from emotion_circuits.pipeline.manifest import SCHEMA, load_manifest, place, wri
 from emotion_circuits.pipeline.settings import Settings
 from emotion_circuits.provenance import versions
 
+logger = logging.getLogger(__name__)
 _JOURNAL = ".journal"
 
 
@@ -92,6 +94,7 @@ class RunFolder:
 
     def note_repair(self, name: str, damage: str) -> None:
         """Keep in the manifest that a file was damaged, and say so to whoever asked to be told."""
+        logger.warning("%s: %s is made again, %s", self.path, name, damage)
         self.manifest.setdefault("repairs", []).append({"file": name, "damage": damage, "when": _now()})
         if self._on_repair:
             self._on_repair(name, damage)
