@@ -10,7 +10,7 @@ released code neither of them repeats, and why ours differ, is in ``docs/presets
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ PAPER_ALPHA = 8.0
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings by stage. Every attribute but ``name`` is a mapping of keyword arguments.
+    """Settings by stage. Every attribute but ``name`` holds keyword arguments.
 
     Attributes:
         name: ``"paper"`` or ``"default"``.
@@ -43,8 +43,10 @@ class Preset:
         modulation: of `CircuitModulation` (stage 7).
         generate: of `generate` under modulation (stage 7).
         evaluate: of `evaluate` (stage 8).
+        steering: of `SteeringVector` (stage 3), which depend on the model: ``steering(model)`` has ``layers``,
+            ``strength`` as a share of the residual's norm, and ``positions``.
 
-    Directions (stage 2) have no setting. Those of steering (stage 3) depend on the model: `steering`.
+    Directions (stage 2) have no setting.
     """
 
     name: str
@@ -57,17 +59,7 @@ class Preset:
     modulation: Keywords
     generate: Keywords
     evaluate: Keywords
-
-    def steering(self, model: HasDims) -> dict[str, Any]:
-        """Of `SteeringVector` (stage 3): ``layers``, ``strength`` as a share of the residual's norm, ``positions``.
-
-        The reference steers layers 11 to 20 of 28 by 8 times the residual's rms; its norm is sqrt(d_model) times that.
-        """
-        n, width = model.dims.n_layers, model.dims.d_model
-        if self.name == "paper":
-            layers = tuple(range(round(11 / 28 * n), round(21 / 28 * n)))
-            return {"layers": layers, "strength": PAPER_ALPHA / math.sqrt(width), "positions": "last"}
-        return {"layers": tuple(range(round(0.4 * n), round(0.7 * n) + 1)), "strength": 0.14, "positions": "last"}
+    steering: Callable[[HasDims], Keywords]
 
 
 def preset(name: Literal["paper", "default"] | str = "default") -> Preset:
@@ -86,6 +78,18 @@ def preset(name: Literal["paper", "default"] | str = "default") -> Preset:
     return PRESETS[name]
 
 
+def _paper_steering(model: HasDims) -> Keywords:
+    """Layers 11 to 20 of 28, and 8 times the residual's rms; its norm is sqrt(d_model) times that."""
+    n, width = model.dims.n_layers, model.dims.d_model
+    layers = tuple(range(round(11 / 28 * n), round(21 / 28 * n)))
+    return {"layers": layers, "strength": PAPER_ALPHA / math.sqrt(width), "positions": "last"}
+
+
+def _default_steering(model: HasDims) -> Keywords:
+    n = model.dims.n_layers
+    return {"layers": tuple(range(round(0.4 * n), round(0.7 * n) + 1)), "strength": 0.14, "positions": "last"}
+
+
 _SHARES = {"size": 560, "neurons": 0.7, "heads": 0.3}
 
 PRESETS: dict[str, Preset] = {
@@ -102,6 +106,7 @@ PRESETS: dict[str, Preset] = {
         },
         generate={"config": GenerationConfig.preset("paper")},
         evaluate={"question": "match"},
+        steering=_paper_steering,
     ),
     "default": Preset(
         name="default",
@@ -114,5 +119,6 @@ PRESETS: dict[str, Preset] = {
         modulation={"strength": 1.0, "positions": "last"},
         generate={"config": GenerationConfig.preset("default")},
         evaluate={"question": "classify"},
+        steering=_default_steering,
     ),
 }  # fmt: skip

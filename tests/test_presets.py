@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
-from helpers import EMOTIONS, instructed, prompts
+from helpers import EMOTIONS, instructed, prompts, unchecked
+from typer.testing import CliRunner
 
 import emotion_circuits as ec
+from emotion_circuits.cli.app import app
 from emotion_circuits.control import CircuitModulation, SteeringVector
 from emotion_circuits.errors import DataError
+from emotion_circuits.pipeline import Settings, comparison, load_run, read_manifest, run_pipeline
+from emotion_circuits.pipeline.presets import run_preset
 from emotion_circuits.types import ModelDims
 
 
@@ -80,6 +85,8 @@ def test_the_default_preset_is_what_a_call_without_settings_does() -> None:
 def test_unknown_presets_are_refused() -> None:
     with pytest.raises(DataError, match="there is no preset 'papers'; there are paper and default"):
         ec.preset("papers")
+    with pytest.raises(DataError, match="there is no preset 'papers'; there are paper and default"):
+        Settings(preset="papers")
 
 
 def test_unit_heads_by_hand(qwen) -> None:
@@ -109,3 +116,60 @@ def test_positions_of_each_kind(qwen) -> None:
         with qwen.patched(*patches):
             results.append(qwen.logits(prompts(2)))
     assert torch.equal(*results)
+
+
+def test_commands_take_a_preset(tmp_path: Path) -> None:
+    given = ["--preset", "paper", "--emotions", "anger,fear", "--limit", "1", "--max-new-tokens", "1", "--quiet"]
+    # Typer hands commands a context that is not of the class that it tells them to name.
+    result = unchecked(CliRunner().invoke, app, ["elicit", *given, "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    assert load_run(tmp_path / "run").preset is run_preset("paper")
+
+
+@pytest.mark.slow
+def test_the_paper_preset_in_every_stage_of_a_run(tmp_path: Path) -> None:
+    """What is in the files a run leaves is what the reference would have done."""
+    emotions = ("anger", "happiness")
+    settings = Settings(emotions=emotions, preset="paper", limit=3, max_new_tokens=24, temperature=None, size=40)
+    run = run_pipeline(settings, tmp_path / "run")
+    assert Settings(preset="paper").max_new_tokens == 100
+    assert read_manifest(run.folder.path)["settings"]["preset"] == "paper"
+    # Contrasts: against the mean over emotions, one part, heads of each layer at unit length.
+    assert [path.name for path in sorted(run.folder.path.glob("directions/contrast-*"))] == [
+        f"contrast-emotions-{emotion}.safetensors" for emotion in emotions
+    ]
+    contrast = run.contrasts("emotions")["anger"]
+    assert contrast.reply is None
+    torch.testing.assert_close(contrast.prompt.heads.flatten(1).norm(dim=1), torch.ones(6))
+    # Ranking: neurons by direct attribution, heads by their importance.
+    scores, importance = run.attributions()["anger"], run.head_importances()["anger"]
+    assert scores.method == "direct attribution + head importance"
+    assert torch.equal(scores.values.heads, importance.values.heads)
+    assert run.influence().strengths == (0.1, 0.3, 0.5, 0.7)
+    # Circuit: quotas, 70 and 30 % of the nodes.
+    for circuit in run.circuits().values():
+        assert (circuit.nodes.n_neurons, circuit.nodes.n_heads) == (28, 12)
+        assert circuit.nodes.neurons.sum(dim=1).min() >= 4
+        assert circuit.nodes.heads.sum(dim=1).min() >= 2
+        assert circuit.nodes.neurons.sum(dim=1).max() <= 0.4 * 28
+    # Strengths: fixed; steering at 8 times the rms on the middle layers.
+    held = run.calibration()
+    assert {e: p["strength"] for e, p in held["circuit"].items()} == {"anger": 0.8, "happiness": 1.0}
+    assert len(held["circuit search"]["points"]) == 2
+    for point in held["steering"].values():
+        assert point["strength"] == pytest.approx(8 / 128**0.5)
+        assert point["candidate"] == "direction, last, layers 2-3"
+    modulation = run.modulations()["anger"]
+    assert [(p.nodes.n_neurons, p.nodes.n_heads, p.positions) for p in modulation.patches("anger")] == [
+        (28, 0, "last"), (0, 12, "all"),
+    ]  # fmt: skip
+    # Decoding and the judge's question.
+    made_by = comparison(run).provenance["settings"]
+    expected = {"repetition_penalty": 1.1, "no_repeat_ngram_size": 3, "min_new_tokens": 10, "question": "match"}
+    assert made_by | expected == made_by
+    assert run.elicitation_config() == ec.GenerationConfig(max_new_tokens=24)
+    elicited = run.replies("anger")[0]
+    assert ec.generate(run.model, [elicited.prompt], None, run.elicitation_config())[0].text == elicited.text
+    assert min(len(reply.tokens) for reply in comparison(run).evaluations["circuit"].replies) >= 10
+    assert "set beforehand and not searched" in (run.folder.path / "report.html").read_text()
+    assert load_run(run.folder.path).settings == settings

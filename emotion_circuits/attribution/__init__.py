@@ -20,6 +20,7 @@ from emotion_circuits.attribution.final import FinalDirectAttribution
 from emotion_circuits.attribution.gradient import AttributionPatching, IntegratedGradients
 from emotion_circuits.attribution.heads import HeadImportance
 from emotion_circuits.attribution.influence import Influence, sublayer_influence
+from emotion_circuits.attribution.joined import Joined
 from emotion_circuits.attribution.patching import ActivationPatching
 from emotion_circuits.attribution.result import Attribution, Concentration
 from emotion_circuits.attribution.validation import validation_curves
@@ -30,7 +31,7 @@ from emotion_circuits.targets import Target, said_targets
 __all__ = [
     "ActivationPatching", "Agreement", "Attribution", "AttributionMethod", "AttributionPatching", "Concentration",
     "ContrastiveGradients", "DirectAttribution", "EmotionBaseline", "FinalDirectAttribution", "HeadImportance",
-    "Influence", "IntegratedGradients", "attribute", "attribute_each", "compare_attributions", "dose_sweep",
+    "Influence", "IntegratedGradients", "Joined", "attribute", "attribute_each", "compare_attributions", "dose_sweep",
     "emotion_baseline", "sublayer_influence", "validation_curves",
 ]  # fmt: skip
 
@@ -39,7 +40,8 @@ __all__ = [
 class AttributionMethod(Protocol):
     """Scores the nodes of a model for several targets in one pass over the prompts."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def __call__(
         self, model: HookedModel, prompts: object, targets: Mapping[str, Target], batch_size: int | None = None

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from emotion_circuits import __version__
-from emotion_circuits.cli import circuits, output
+from emotion_circuits.cli import benchmark, calibrate, circuits, compare, directions, explore, output, runs
 from emotion_circuits.cli import options as o
+from emotion_circuits.cli import plan as plan_command
 
 app = typer.Typer(
     name="emotion-circuits",
@@ -22,9 +23,14 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Look at scenario files.")
 benchmark_app = typer.Typer(no_args_is_help=True, help="Measure methods against known truth.")
 circuit_app = typer.Typer(invoke_without_command=True)
+directions_app = typer.Typer(invoke_without_command=True)
+GROUPS = {"circuit": circuit_app, "directions": directions_app}
+"""Stages that are groups, so that other commands can stand beside them."""
+
 app.add_typer(data_app, name="data")
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(circuit_app, name="circuit", help="Build and calibrate circuits; or look at saved ones.")
+app.add_typer(directions_app, name="directions", help="Fit emotion directions and contrasts; or export them.")
 
 
 def _version(wanted: bool) -> bool:
@@ -42,6 +48,14 @@ def root(
 
 
 def _run(given: o.Given, out: Path, until: str, quiet: bool, as_json: bool) -> None:
+    from emotion_circuits import distributed
+
+    with distributed.joined():
+        # Of several processes, one talks.
+        _run_together(given, out, until, quiet or not distributed.is_first(), as_json and distributed.is_first())
+
+
+def _run_together(given: o.Given, out: Path, until: str, quiet: bool, as_json: bool) -> None:
     from emotion_circuits.pipeline import comparison, run_pipeline
 
     settings = given.settings(out, from_folder=until != "report" or (out / "report.html").exists())
@@ -58,7 +72,7 @@ def _run(given: o.Given, out: Path, until: str, quiet: bool, as_json: bool) -> N
         torch.set_num_threads(1)
     with output.progress_bars(not talk):
         run = run_pipeline(settings, out, until=until, on_stage=announce)
-    if until in ("evaluate", "report"):
+    if until in ("evaluate", "report") and (talk or as_json):
         compared = comparison(run)
         if as_json:
             output.console.print_json(output.comparison_json(compared))
@@ -75,9 +89,17 @@ def _stage_command(name: str, text: str, until: str | None = None) -> None:
     """Register one stage as a command; stages before it run first if they have not."""
 
     def command(
+        ctx: typer.Context,
         model: o.Model = None,
         data: o.Data = None,
         emotions: o.Emotions = None,
+        lang: o.Lang = None,
+        judge: o.JudgeName = None,
+        judge_url: o.JudgeUrl = None,
+        preset: o.Preset = None,
+        backend: o.Backend = None,
+        base_url: o.BaseUrl = None,
+        served_model: o.ServedModel = None,
         out: o.Out = Path("runs/demo"),
         device: o.Device = None,
         dtype: o.Dtype = None,
@@ -92,36 +114,30 @@ def _stage_command(name: str, text: str, until: str | None = None) -> None:
         quiet: o.Quiet = False,
         json: o.Json = False,
     ) -> None:
+        if ctx.invoked_subcommand is not None:
+            return
         given = o.Given(
             model, revision, data, emotions, dtype, seed, limit, max_new_tokens, size, temperature,
-            trust_remote_code, device, batch_size,
+            trust_remote_code, device, batch_size, lang, judge, judge_url, preset,
+            backend, base_url, served_model,
         )  # fmt: skip
         _run(given, out, until or name, quiet, json)
 
     command.__doc__ = text
-    if name == "circuit":
-        # A group, so that `circuit compare` and its kin can stand beside the stage.
-        def group(ctx: typer.Context, **options) -> None:
-            if ctx.invoked_subcommand is None:
-                command(**options)
-
-        circuit_app.callback()(_with_context(group, command))
+    if name in GROUPS:
+        GROUPS[name].callback()(command)
     else:
         app.command(name, help=text)(command)
 
 
-def _with_context(group, command):
-    import inspect
-
-    signature = inspect.signature(command)
-    context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    group.__signature__ = signature.replace(parameters=[context, *signature.parameters.values()])
-    group.__annotations__ = {"ctx": typer.Context, **command.__annotations__}
-    group.__doc__ = command.__doc__
-    return group
-
-
+benchmark.register(benchmark_app)
 circuits.register(circuit_app, app)
+runs.register(app)
+calibrate.register(app)
+directions.register(directions_app)
+app.command("compare")(compare.compare)
+app.command("explore")(explore.explore)
+app.command("plan")(plan_command.plan)
 
 _stage_command("run", "The whole pipeline, from scenarios to a report.", until="report")
 _stage_command("elicit", "Ask for each emotion by instruction.")
@@ -154,28 +170,13 @@ def check(
     raise typer.Exit(0 if result.ok else 1)
 
 
-@benchmark_app.command("discovery")
-def benchmark_discovery(
-    grid: Annotated[
-        str, typer.Option(help="'development', or 'final', which is meant to be run once.")
-    ] = "development",
-    json: o.Json = False,
-) -> None:
-    """How well each attribution method finds nodes that are known to be true, on models with planted circuits."""
-    from emotion_circuits.benchmark import discovery, summary
-
-    with output.progress_bars(json):
-        frame = discovery("final" if final else "development")
-    name = "final" if final else "development"
-    output.print_frame(summary(frame, by=("half",)), f"planted circuits, {name} grid", as_json=json)
-
-
 @data_app.command("check")
 def data_check(
     files: Annotated[list[Path], typer.Argument(help="SEV or vignette JSONL files, checked together.")],
+    allow_warnings: Annotated[bool, typer.Option("--allow-warnings", help="Fail on errors alone.")] = False,
     json: o.Json = False,
 ) -> None:
-    """Check scenario files: schema, emotion words, near-duplicates, balance, leakage. Exit code 1 on an error."""
+    """Check scenario files: schema, emotion words, near-duplicates, balance, leakage. Exit code 1 on any finding."""
     from emotion_circuits.data.validate import check as validate
 
     result = validate([str(file) for file in files])
@@ -183,4 +184,4 @@ def data_check(
         output.console.print_json(result.to_frame().to_json(orient="records"))
     else:
         output.console.print(str(result), highlight=False, markup=False, soft_wrap=True)
-    raise typer.Exit(0 if result.ok else 1)
+    raise typer.Exit(0 if (result.ok if allow_warnings else result.clean) else 1)

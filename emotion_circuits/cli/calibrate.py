@@ -34,6 +34,7 @@ def calibrate(
     model: o.Model = None,
     data: o.Data = None,
     emotions: o.Emotions = None,
+    preset: o.Preset = None,
     out: o.Out = Path("runs/demo"),
     device: o.Device = None,
     dtype: o.Dtype = None,
@@ -51,7 +52,7 @@ def calibrate(
     talk = not (quiet or json)
     given = o.Given(
         model, data=data, emotions=emotions, dtype=dtype, seed=seed, limit=limit, max_new_tokens=max_new_tokens,
-        size=size, device=device, batch_size=batch_size,
+        size=size, device=device, batch_size=batch_size, preset=preset,
     )  # fmt: skip
     settings = given.settings(out, from_folder=True)
     if settings.model == "demo":

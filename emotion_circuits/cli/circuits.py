@@ -50,7 +50,6 @@ def metrics(
     """Faithfulness and completeness on the test scenarios, beside random circuits and circuits of shuffled labels."""
     import pandas as pd
 
-    from emotion_circuits.attribution import DirectAttribution
     from emotion_circuits.circuits import Circuit, Controls, completeness, faithfulness, shuffled_scores
     from emotion_circuits.interventions import MeanAblation
     from emotion_circuits.pipeline import load_run
@@ -63,7 +62,7 @@ def metrics(
         assert means is not None, "attributions of a run hold means"
         target, ablation = opened.directions().target(loaded.emotion), MeanAblation(means)
         accepted = opened.evaluation().accepted() if n_shuffled else ()
-        shuffled = shuffled_scores(opened.model, accepted, loaded.emotion, DirectAttribution(), n=n_shuffled)
+        shuffled = shuffled_scores(opened.model, accepted, loaded.emotion, opened.preset.ranking, n=n_shuffled)
         controls = Controls(n_random, shuffled, opened.settings.seed)
         for metric in (faithfulness, completeness):
             rows.append(metric(opened.model, loaded, opened.test, target, ablation, controls=controls).to_frame())

@@ -3,6 +3,7 @@
 from emotion_circuits.control.calibrate import Bounds, Calibration, calibrate
 from emotion_circuits.control.circuits import CircuitModulation, CircuitRemoval
 from emotion_circuits.control.composed import Condition, Conditional, Mixture, Schedule, Switch
+from emotion_circuits.control.fixed import measure_fixed
 from emotion_circuits.control.methods import Method, PerEmotion, Prompting, Unmodulated, together
 from emotion_circuits.control.steering import ContrastSteering, SteeringVector, Suppression
 
@@ -24,5 +25,6 @@ __all__ = [
     "Switch",
     "Unmodulated",
     "calibrate",
+    "measure_fixed",
     "together",
 ]

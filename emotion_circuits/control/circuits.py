@@ -13,6 +13,9 @@ from emotion_circuits.errors import EmotionError
 from emotion_circuits.interventions import Enhancement, Patch
 from emotion_circuits.types import NodeKind, Position
 
+Positions = Position | Mapping[NodeKind, Position]
+"""At which tokens: one choice, or one per kind of node, as the reference has it."""
+
 
 @dataclass(frozen=True, eq=False)
 class CircuitModulation:
@@ -21,13 +24,13 @@ class CircuitModulation:
     Attributes:
         circuits: a circuit with a contrast, per emotion.
         strength: how often the contrast is added; one number, or one per emotion.
-        positions: at which tokens; one choice, or one per kind of node, as the reference has it.
+        positions: at which tokens.
         name: shown in tables.
     """
 
     circuits: Mapping[str, Circuit]
     strength: float | Mapping[str, float] = 1.0
-    positions: Position | Mapping[NodeKind, Position] = "last"
+    positions: Positions = "last"
     name: str = "circuit"
 
     def prepare(self, items: Sequence[Item], emotion: str) -> tuple[list[Prompt], list[Patch]]:

@@ -10,7 +10,7 @@ from emotion_circuits.control.doses import Bounds, Point
 from emotion_circuits.control.methods import Method, Prompting, together
 from emotion_circuits.control.share import residual_share
 from emotion_circuits.data.sev import Item
-from emotion_circuits.evaluation.accuracy import evaluate
+from emotion_circuits.evaluation.accuracy import Question, evaluate
 from emotion_circuits.evaluation.judges import Judge
 from emotion_circuits.evaluation.text_quality import asked_for, log_likelihoods, mentions, perplexity_of
 from emotion_circuits.generation import GenerationConfig, generate
@@ -42,12 +42,13 @@ class Trials:
     Attributes:
         model: the model.
         families: method families by candidate.
-        judge: asked the strict question.
+        judge: of the replies.
         bounds: what a point must keep.
         items: the validation items, on which the prompted replies are made.
         config: how to decode.
         batch_size: rows in a batch.
         journal: keeps replies as they are made.
+        question: what the judge is asked; the strict one by default.
         n_generations: replies asked for so far.
     """
 
@@ -59,6 +60,7 @@ class Trials:
     config: GenerationConfig | None = None
     batch_size: int | None = None
     journal: ReplyJournal | None = None
+    question: Question = "classify"
     n_generations: int = 0
     _prompted: dict[str, float] = field(default_factory=dict)
 
@@ -67,7 +69,7 @@ class Trials:
         self._prompt([dose.emotion for dose in doses])
         wanted = [(self.families[d.candidate](d.emotion, d.strength), d.emotion) for d in doses]
         replies, patches = self._replies(wanted, items)
-        hits = evaluate(replies, self.judge).hits
+        hits = evaluate(replies, self.judge, self.question).hits
         scores = log_likelihoods(self.model, asked_for(replies), batch_size=self.batch_size)
         shares = self._shares(replies, patches, len(items))
         points = []
@@ -87,7 +89,7 @@ class Trials:
 
     def accuracies(self, methods: Sequence[tuple[Method, str]], items: Sequence[Item]) -> list[float]:
         """Accuracy of methods, each for its emotion."""
-        hits = evaluate(self._replies(methods, items)[0], self.judge).hits
+        hits = evaluate(self._replies(methods, items)[0], self.judge, self.question).hits
         n = len(items)
         return [sum(hits[k * n : (k + 1) * n]) / n for k in range(len(methods))]
 

@@ -64,8 +64,7 @@ def fit_contrasts(
     means = ConditionMeans.measure(
         model, accepted, needed, emotions=emotions, match_positions=match_positions, batch_size=batch_size
     )
-    fitted = means.contrasts(baseline)
-    return {emotion: _unit_heads(held) for emotion, held in fitted.items()} if unit_heads else fitted
+    return means.contrasts(baseline, unit_heads=unit_heads)
 
 
 def _unit_heads(contrast: Contrast) -> Contrast:
@@ -119,13 +118,14 @@ class ConditionMeans:
         reply = mean_activations(model, kept, "generated", batch_size=batch_size) if match_positions else None
         return cls(emotions, prompt, reply)
 
-    def contrasts(self, baseline: Baseline) -> dict[str, Contrast]:
-        """Every emotion's contrast against one baseline."""
+    def contrasts(self, baseline: Baseline, *, unit_heads: bool = False) -> dict[str, Contrast]:
+        """Every emotion's contrast against one baseline; ``unit_heads`` as for `fit_contrasts`."""
         result = {}
         for emotion in self.emotions:
             prompt = _difference(self.prompt, emotion, self.emotions, baseline)
             reply = None if self.reply is None else _difference(self.reply, emotion, self.emotions, baseline)
-            result[emotion] = Contrast(emotion, baseline, prompt, reply)
+            contrast = Contrast(emotion, baseline, prompt, reply)
+            result[emotion] = _unit_heads(contrast) if unit_heads else contrast
         return result
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from emotion_circuits import distributed
-from emotion_circuits.data.prompts import as_prompts
+from emotion_circuits.data.prompts import Prompt, as_prompts
 from emotion_circuits.directions.result import RESIDUAL_SITES, EmotionDirections
 from emotion_circuits.directions.statistics import GroupStatistics, complete_groups
 from emotion_circuits.model import HookedModel
@@ -54,26 +54,62 @@ def fit_directions(
         DataError: no group has every emotion.
         EmotionError: an emotion has no sample.
     """
+    (fitted,) = fit_relabelled(
+        model, prompts, [as_prompts(prompts)], emotions,
+        positions=positions, batch_size=batch_size, n_splits=n_splits, seed=seed,
+    )  # fmt: skip
+    return fitted
+
+
+def fit_relabelled(
+    model: HookedModel,
+    prompts: object,
+    labellings: Sequence[Sequence[Prompt]],
+    emotions: Sequence[str] | None = None,
+    *,
+    positions: Position = "last_prompt",
+    batch_size: int | None = None,
+    n_splits: int = 8,
+    seed: int = 0,
+) -> list[EmotionDirections]:
+    """`fit_directions` under several labellings of the same samples, from one pass over them.
+
+    Args:
+        model: the model.
+        prompts: the samples, as for `fit_directions`.
+        labellings: the same prompts with other emotions, which must be permuted within (scenario, valence) groups, so
+            that the complete groups stay the same.
+        emotions: as for `fit_directions`, and so are the others.
+        positions: see there.
+        batch_size: see there.
+        n_splits: see there.
+        seed: see there.
+    """
     asked = as_prompts(prompts)
     emotions = tuple(emotions or dict.fromkeys(p.emotion for p in asked if p.emotion is not None))
     chosen = complete_groups(asked, emotions)
-    kept = [asked[i] for i in chosen]
-    samples = Replies(tuple(prompts[i] for i in chosen)) if isinstance(prompts, Replies) else kept
+    kept = [[labelled[i] for i in chosen] for labelled in labellings]
+    samples = Replies(tuple(prompts[i] for i in chosen)) if isinstance(prompts, Replies) else [asked[i] for i in chosen]
     shape = (len(RESIDUAL_SITES), model.dims.n_layers, model.dims.d_model)
-    statistics = GroupStatistics(kept, emotions, shape, n_splits, seed)
+    statistics = [GroupStatistics(labelled, emotions, shape, n_splits, seed) for labelled in kept]
     rms_sum = torch.zeros(shape[:2], dtype=torch.float64)
-    with progress("directions", len(kept), shared=True) as advance:
+    with progress("directions", len(chosen), shared=True) as advance:
         for batch, values in model.stream(
             samples, RESIDUAL_SITES, positions, batch_size=batch_size, sort=False, shared=True
         ):
             held = torch.stack([values[site] for site in RESIDUAL_SITES]).double().cpu()  # site layer batch d_model
             rms_sum += held.square().mean(dim=-1).sqrt().sum(dim=-1)
             for row, sample in enumerate(batch.samples.tolist()):
-                statistics.add(kept[sample], held[:, :, row])
+                for sums, labelled in zip(statistics, kept, strict=True):
+                    sums.add(labelled[sample], held[:, :, row])
             advance(len(batch))
-    statistics.put_together()
     distributed.add(rms_sum)
-    return _directions(statistics, rms_sum / len(kept), provenance(model, kept, seed=seed, positions=positions))
+    fitted = []
+    for sums, labelled in zip(statistics, kept, strict=True):
+        sums.put_together()
+        source = provenance(model, labelled, seed=seed, positions=positions)
+        fitted.append(_directions(sums, rms_sum / len(chosen), source))
+    return fitted
 
 
 def _directions(statistics: GroupStatistics, sigma: Tensor, source: dict) -> EmotionDirections:

@@ -60,7 +60,7 @@ def project_samples(
     for batch, values in model.stream(used, ("resid_post",), batch_size=batch_size):
         residual = values["resid_post"][chosen].float()
         points[:, batch.samples] = einsum(
-            residual, axes.to(residual.device), "layer batch d, layer axis d -> layer batch axis"
+            residual, axes.to(residual.device), "layer batch d, layer component d -> layer batch component"
         ).cpu()
     points = _centred(points, used)
     return pd.concat([_rows(layer, points[i], used) for i, layer in enumerate(chosen)], ignore_index=True)

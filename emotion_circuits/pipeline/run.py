@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from emotion_circuits import artefacts
+from emotion_circuits import artefacts, records
 from emotion_circuits.activations import Baseline, Contrast
 from emotion_circuits.attribution import Attribution, Influence
+from emotion_circuits.checked import build
 from emotion_circuits.circuits import Circuit
+from emotion_circuits.control import Calibration, CircuitModulation
+from emotion_circuits.control.calibrate import Point
+from emotion_circuits.control.circuits import Positions
 from emotion_circuits.data.sev import SEV, load_sev
 from emotion_circuits.directions import EmotionDirections
+from emotion_circuits.errors import ArtefactError, EmotionCircuitsError, RunError
 from emotion_circuits.evaluation import Evaluation
-from emotion_circuits.evaluation.judges import Judge, LexiconJudge, Score
-from emotion_circuits.generation import GenerationConfig
+from emotion_circuits.evaluation.accuracy import Question
+from emotion_circuits.evaluation.judges import Judge, Score
+from emotion_circuits.generation import Backend, GenerationConfig
 from emotion_circuits.model import HookedModel
-from emotion_circuits.pipeline.folder import RunFolder
-from emotion_circuits.pipeline.settings import Settings
+from emotion_circuits.pipeline.backend import generator_of
+from emotion_circuits.pipeline.folder import RunFolder, read_manifest
+from emotion_circuits.pipeline.judging import judge_of
+from emotion_circuits.pipeline.presets import RunPreset, run_preset
+from emotion_circuits.pipeline.settings import Settings, stored
 from emotion_circuits.replies import Replies, join
-
-BASELINES: tuple[Baseline, ...] = ("uninstructed", "emotions")
 
 
 class Run:
@@ -31,7 +39,7 @@ class Run:
         settings: what to run.
         folder: where.
         data: train, validation and test scenarios.
-        judge: of the replies; `LexiconJudge` by default.
+        judge: of the replies; the one that the settings name by default.
         model: if it is loaded already.
     """
 
@@ -44,14 +52,31 @@ class Run:
         model: HookedModel | None = None,
     ) -> None:
         self.settings, self.folder = settings, folder
-        self.train, self.validation, self.test = data
-        self.judge: Judge = judge or LexiconJudge()
-        self._model = model
+        self.train, self.validation, self.test = (part.worded(settings.wording) for part in data)
+        self._judge, self._model = judge, model
 
     @property
     def emotions(self) -> tuple[str, ...]:
         """The labels."""
         return self.settings.emotions
+
+    @property
+    def preset(self) -> RunPreset:
+        """What the stages do."""
+        return run_preset(self.settings.preset)
+
+    @property
+    def question(self) -> Question:
+        """What the judge is asked."""
+        return self.preset.stages.evaluate["question"]
+
+    @property
+    def judge(self) -> Judge:
+        """Of the replies; made when a stage first needs it."""
+        if self._judge is None:
+            settings, cache = self.settings, self.folder.path / "judge/answers.jsonl"
+            self._judge = judge_of(settings.judge, settings.labels, lambda: self.model, settings.judge_url, cache)
+        return self._judge
 
     @property
     def model(self) -> HookedModel:
@@ -60,16 +85,26 @@ class Run:
             self._model = load_model(self.settings)
         return self._model
 
+    def generator(self) -> HookedModel | Backend:
+        """What elicits: the model, or the backend that the settings name, started anew."""
+        return generator_of(self.settings, lambda: self.model)
+
     def config(self, temperature: float = 0.0) -> GenerationConfig:
-        """How replies are decoded, the same for every method."""
-        return GenerationConfig(
-            max_new_tokens=self.settings.max_new_tokens, temperature=temperature, seed=self.settings.seed
-        )
+        """How methods' replies are decoded, the same for every method."""
+        return self._config(self.preset.stages.generate["config"], temperature)
+
+    def elicitation_config(self) -> GenerationConfig:
+        """How elicited replies are decoded."""
+        return self._config(self.preset.stages.elicit["config"])
+
+    def _config(self, held: GenerationConfig, temperature: float = 0.0) -> GenerationConfig:
+        settings = self.settings
+        return replace(held, max_new_tokens=settings.max_new_tokens, temperature=temperature, seed=settings.seed)
 
     @property
     def size(self) -> int:
         """Nodes in a circuit."""
-        return self.settings.size or min(560, self.model.dims.n_nodes // 20)
+        return self.settings.size or min(self.preset.stages.circuit["size"], self.model.dims.n_nodes // 20)
 
     # What stages left behind
 
@@ -80,7 +115,7 @@ class Run:
     def evaluation(self) -> Evaluation:
         """The judged replies of the training split, all emotions."""
         replies = join(self.replies(emotion) for emotion in self.emotions)
-        return Evaluation(replies, load_scores(self.folder.path / "judge/scores.jsonl"), self.judge.name)
+        return Evaluation(replies, load_scores(self.folder.path / "judge/scores.jsonl"), self.judge.name, self.question)
 
     def directions(self) -> EmotionDirections:
         """The fitted directions."""
@@ -92,10 +127,10 @@ class Run:
 
     def all_contrasts(self) -> dict[Baseline, dict[str, Contrast]]:
         """The fitted contrasts, by baseline and emotion."""
-        return {baseline: self.contrasts(baseline) for baseline in BASELINES}
+        return {baseline: self.contrasts(baseline) for baseline in self.preset.baselines}
 
     def attributions(self) -> dict[str, Attribution]:
-        """Direct attribution of every emotion."""
+        """Every emotion's scores that nodes are ranked by."""
         return {e: Attribution.load(self.folder.path / f"attribute/{e}.safetensors") for e in self.emotions}
 
     def head_importances(self) -> dict[str, Attribution]:
@@ -112,7 +147,50 @@ class Run:
 
     def calibration(self) -> dict[str, Any]:
         """What was chosen on the validation split, by kind of method and emotion."""
-        return json.loads((self.folder.path / "circuit/calibration.json").read_text(encoding="utf-8"))
+        path = self.folder.path / "circuit/calibration.json"
+        held = read_json(path)
+        for kind in ("circuit", "steering"):
+            points = held.get(kind)
+            for emotion in self.emotions:
+                point = points.get(emotion) if isinstance(points, dict) else None
+                build(Point, f"{path}, {kind}, {emotion}", point)
+        return held
+
+    def calibration_of(self, kind: str) -> Calibration:
+        """Everything that was tried on the validation split for one kind of method, with its dose-response curves."""
+        held = self.calibration()
+        return Calibration.from_dict({"chosen": held[kind], **held[f"{kind} search"]})
+
+    def modulations(self) -> dict[str, CircuitModulation]:
+        """Each emotion's calibrated circuit, with the strength and the positions that were chosen for it."""
+        chosen, circuits = self.calibration()["circuit"], self.circuits()
+        positions: dict[str, Positions] = {recipe.name: recipe.positions for recipe in self.preset.choice.recipes()}
+        return {
+            e: CircuitModulation({e: circuits[e]}, chosen[e]["strength"], positions[chosen[e]["candidate"]])
+            for e in self.emotions
+        }
+
+
+def load_run(folder: str | Path, model: HookedModel | None = None, *, trust_remote_code: bool = False) -> Run:
+    """A run as far as it has come, to read its results from; nothing is run or written.
+
+    Args:
+        folder: the run folder.
+        model: if it is loaded already; else it is when it is first needed.
+        trust_remote_code: let the model's repository run code of its own. What the folder says about it does not
+            count: a folder may come from anybody.
+
+    Raises:
+        RunError: there is no run, or its settings are damaged.
+        DataError: its scenarios are no longer where they were.
+    """
+    manifest = read_manifest(folder)
+    try:
+        held: dict[str, Any] = stored(manifest["settings"]) | {"trust_remote_code": trust_remote_code}
+        settings = build(Settings, folder, vars(Settings.of(**held)))
+    except (KeyError, TypeError, AttributeError, EmotionCircuitsError) as error:
+        raise RunError(f"{folder} has damaged settings in its manifest.json ({error})") from error
+    return Run(settings, RunFolder(Path(folder), manifest), load_data(settings), model=model)
 
 
 def elicited(emotion: str | None) -> str:
@@ -150,15 +228,35 @@ def load_data(settings: Settings) -> tuple[SEV, SEV, SEV]:
 
 
 def save_scores(path: Path, scores: Sequence[Score]) -> None:
-    """Write one JSON object per score."""
-    artefacts.write_text(path, "".join(json.dumps(vars(score), ensure_ascii=False) + "\n" for score in scores))
+    """Write one record per score."""
+    records.write(path, (vars(score) for score in scores))
 
 
 def load_scores(path: Path) -> tuple[Score, ...]:
-    """Read what `save_scores` wrote."""
-    return tuple(Score(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+    """Read what `save_scores` wrote.
+
+    Raises:
+        DataError: a line is damaged.
+        ArtefactError: a line is no score.
+    """
+    return tuple(build(Score, f"{path}, line {line}", fields) for line, fields in records.read(path))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON that people can read too."""
     artefacts.write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote.
+
+    Raises:
+        ArtefactError: the file is missing, damaged, or no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtefactError(f"{path} cannot be read as JSON ({error}); run the stage that makes it again") from error
+    if not isinstance(content, dict):
+        raise ArtefactError(f"{path} holds a {type(content).__name__} instead of a JSON object")
+    return content

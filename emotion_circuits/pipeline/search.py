@@ -14,8 +14,9 @@ from emotion_circuits.attribution import Attribution, Influence
 from emotion_circuits.circuits import Builder, Circuit, GlobalTop, Quota, build_circuit
 from emotion_circuits.control import CircuitModulation, CircuitRemoval, ContrastSteering, SteeringVector
 from emotion_circuits.control.calibrate import Family, Range
+from emotion_circuits.control.circuits import Positions
 from emotion_circuits.directions import EmotionDirections
-from emotion_circuits.types import Position
+from emotion_circuits.types import NodeKind, Position
 
 STRENGTHS = Range(0.25, 2.0)
 PLACES: tuple[tuple[Baseline, Position], ...] = (
@@ -40,12 +41,13 @@ class CircuitRecipe:
     builder: Builder
     heads: float
     baseline: Baseline
-    positions: Position
+    positions: Positions
 
     @property
     def name(self) -> str:
         """Shown in tables and kept in the calibration."""
-        return f"{self.builder.name}, {100 * self.heads:g} % of heads, minus {self.baseline}, {self.positions}"
+        where = self.positions if isinstance(self.positions, str) else _each_kind(self.positions)
+        return f"{self.builder.name}, {100 * self.heads:g} % of heads, minus {self.baseline}, {where}"
 
     def build(
         self, scores: Attribution, influence: Influence, contrasts: Mapping[Baseline, Mapping[str, Contrast]], size: int
@@ -72,7 +74,7 @@ def circuit_recipes() -> list[CircuitRecipe]:
 
 
 def circuit_families(
-    circuits: Mapping[str, Mapping[str, Circuit]], positions: Mapping[str, Position]
+    circuits: Mapping[str, Mapping[str, Circuit]], positions: Mapping[str, Positions]
 ) -> dict[str, Family]:
     """One family per recipe.
 
@@ -81,18 +83,18 @@ def circuit_families(
         positions: by recipe.
     """
 
-    def family(held: Mapping[str, Circuit], where: Position) -> Family:
+    def family(held: Mapping[str, Circuit], where: Positions) -> Family:
         return lambda emotion, strength: CircuitModulation(held, strength, where)
 
     return {name: family(held, positions[name]) for name, held in circuits.items()}
 
 
 def removal_families(
-    circuits: Mapping[str, Mapping[str, Circuit]], positions: Mapping[str, Position]
+    circuits: Mapping[str, Mapping[str, Circuit]], positions: Mapping[str, Positions]
 ) -> dict[str, Family]:
     """For each recipe, the circuit's contrast taken away from instructed runs; its strength is always 1."""
 
-    def family(held: Mapping[str, Circuit], where: Position) -> Family:
+    def family(held: Mapping[str, Circuit], where: Positions) -> Family:
         return lambda emotion, strength: CircuitRemoval(CircuitModulation(held, strength, where))
 
     return {name: family(held, positions[name]) for name, held in circuits.items()}
@@ -111,16 +113,21 @@ def steering_families(
         return lambda emotion, strength: ContrastSteering(held, layers, strength, where)
 
     families = {
-        f"contrast minus {baseline}, {where}, layers {_span(layers)}": contrast(contrasts[baseline], layers, where)
+        f"contrast minus {baseline}, {where}, layers {span(layers)}": contrast(contrasts[baseline], layers, where)
         for baseline, where in PLACES
         for layers in dict.fromkeys((band, middle) if baseline == "uninstructed" else (band,))
     }
     # The reference's: unit directions, a share of the residual's norm; strength 1 stands for half the norm.
-    families[f"direction, last, layers {_span(band)}"] = lambda emotion, strength: SteeringVector(
+    families[f"direction, last, layers {span(band)}"] = lambda emotion, strength: SteeringVector(
         vectors, band, 0.5 * strength
     )
     return families
 
 
-def _span(layers: tuple[int, ...]) -> str:
+def span(layers: tuple[int, ...]) -> str:
+    """Layers in words; they follow each other."""
     return str(layers[0]) if len(layers) == 1 else f"{layers[0]}-{layers[-1]}"
+
+
+def _each_kind(positions: Mapping[NodeKind, Position]) -> str:
+    return ", ".join(f"{kind}s {where}" for kind, where in positions.items())

@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from emotion_circuits.attribution import DirectAttribution
 from emotion_circuits.circuits.stability import Choose, Stability, stability_each
 from emotion_circuits.nodes import NodeSet, NodeValues
-from emotion_circuits.pipeline import search
 from emotion_circuits.pipeline.run import Run
 
 
@@ -21,7 +19,7 @@ def stability_of(run: Run) -> dict[str, Stability]:
     accepted, targets = run.evaluation().accepted(), run.directions().targets()
     choose = {emotion: _choice(run, emotion) for emotion in run.emotions}
     return stability_each(
-        run.model, accepted.prompts, targets, DirectAttribution(), choose,
+        run.model, accepted.prompts, targets, run.preset.ranking, choose,
         seed=run.settings.seed, batch_size=run.settings.batch_size,
     )  # fmt: skip
 
@@ -46,7 +44,8 @@ def kept_stability(run: Run) -> dict[str, Stability]:
 
 def _choice(run: Run, emotion: str) -> Choose:
     """The circuit's recipe, as a function of scores."""
-    recipe = next(r for r in search.circuit_recipes() if r.name == run.calibration()["circuit"][emotion]["candidate"])
+    name = run.calibration()["circuit"][emotion]["candidate"]
+    recipe = next(recipe for recipe in run.preset.choice.recipes() if recipe.name == name)
     scores, influence, contrasts = run.attributions()[emotion], run.influence(), run.all_contrasts()
 
     def choose(values: NodeValues) -> NodeSet:

@@ -4,43 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from emotion_circuits import artefacts
 from emotion_circuits.activations import Baseline, Contrast
-from emotion_circuits.attribution import DirectAttribution, HeadImportance, attribute_each, sublayer_influence
+from emotion_circuits.attribution import HeadImportance, attribute_each, sublayer_influence
+from emotion_circuits.checked import build
 from emotion_circuits.circuits import Circuit
-from emotion_circuits.control import (
-    CircuitModulation,
-    CircuitRemoval,
-    Method,
-    Prompting,
-    Unmodulated,
-    calibrate,
-)
-from emotion_circuits.control.methods import PerEmotion
-from emotion_circuits.directions import ConditionMeans, fit_directions
+from emotion_circuits.control import CircuitRemoval, Method, PerEmotion, Prompting, Unmodulated
+from emotion_circuits.control.circuits import Positions
+from emotion_circuits.directions import ConditionMeans, check_directions
 from emotion_circuits.errors import DataError
 from emotion_circuits.evaluation import Comparison, evaluate, fluency, run_method
 from emotion_circuits.generation import generate
-from emotion_circuits.pipeline import search
-from emotion_circuits.pipeline.run import BASELINES, Run, contrast_file, elicited, load_scores, save_scores, write_json
+from emotion_circuits.pipeline import samples, search
+from emotion_circuits.pipeline.run import (
+    Run,
+    contrast_file,
+    elicited,
+    load_scores,
+    read_json,
+    save_scores,
+    write_json,
+)
+from emotion_circuits.pipeline.stability import keep_stability
+from emotion_circuits.provenance import prompts_hash
 from emotion_circuits.replies import Replies
-from emotion_circuits.types import Position
 
 Stage = Callable[[Run], None]
 
 
 def elicit(run: Run) -> None:
     """Ask for each emotion by instruction, and for none, on the training scenarios."""
+    generator = cache(run.generator)  # started when a file is missing, and gone with this stage
     for emotion in (*run.emotions, None):
         prompts = run.train.prompts(emotion)
 
-        def make(path: Path, prompts: Any = prompts) -> None:
+        def make(path: Path, prompts: Any = prompts, name: str = elicited(emotion)) -> None:
             method = "prompting" if prompts[0].emotion else "none"
-            generate(run.model, prompts, None, run.config(), method=method, batch_size=run.settings.batch_size).save(
-                path
-            )
+            with run.folder.journal(name) as journal:
+                generate(
+                    generator(), prompts, None, run.elicitation_config(),
+                    method=method, batch_size=run.settings.batch_size, journal=journal,
+                ).save(path)  # fmt: skip
 
         run.folder.unit(elicited(emotion), make)
 
@@ -50,14 +58,16 @@ def judge(run: Run) -> None:
 
     def make(path: Path) -> None:
         replies = Replies(tuple(reply for emotion in run.emotions for reply in run.replies(emotion)))
-        save_scores(path, evaluate(replies, run.judge).scores)
+        save_scores(path, evaluate(replies, run.judge, run.question).scores)
 
     run.folder.unit("judge/scores.jsonl", make)
-    run.folder.unit("judge/accuracy.csv", lambda path: run.evaluation().accuracy("emotion").to_csv(path, index=False))
+    run.folder.unit(
+        "judge/accuracy.parquet", lambda path: artefacts.save_frame(path, run.evaluation().accuracy("emotion"))
+    )
 
 
 def directions(run: Run) -> None:
-    """Fit the emotions' directions, and the contrasts against both baselines."""
+    """Fit the emotions' directions and test their quality; fit the contrasts."""
     accepted, batch_size = run.evaluation().accepted(), run.settings.batch_size
     missing = [emotion for emotion in run.emotions if not len(accepted.of(emotion))]
     if missing:
@@ -66,30 +76,41 @@ def directions(run: Run) -> None:
             f"judge ({run.judge.name}) does not know it. Look at {run.folder.path / elicited(missing[0])}, use another "
             "model or judge, or leave the emotion out with --emotions"
         )
+    wording = run.settings.wording
+    unnamed = None
+    if wording.covers("described", run.emotions):
+        unnamed = [prompt.instructed(prompt.emotion, "described", wording) for prompt in accepted.prompts]
+
+    def fit(path: Path) -> None:
+        held = check_directions(run.model, accepted, unnamed=unnamed, batch_size=batch_size, seed=run.settings.seed)
+        held.save(path)
+
+    run.folder.unit("directions/directions.safetensors", fit)
     run.folder.unit(
-        "directions/directions.safetensors",
-        lambda path: fit_directions(
-            run.model, accepted, run.emotions, batch_size=batch_size, seed=run.settings.seed
-        ).save(path),
+        "directions/quality.csv", lambda path: run.directions().quality.to_frame().to_csv(path, index=False)
     )
+    run.folder.unit(samples.FILE, lambda path: artefacts.save_frame(path, samples.project_accepted(run)))
+    baselines, options = run.preset.baselines, run.preset.stages.contrasts
     fitted: dict[Baseline, dict[str, Contrast]] = {}
 
     def save(path: Path, baseline: Baseline, emotion: str) -> None:
         if not fitted:
             means = ConditionMeans.measure(
-                run.model, accepted, run.replies(None), emotions=run.emotions, batch_size=batch_size
-            )
-            fitted.update({name: means.contrasts(name) for name in BASELINES})
+                run.model, accepted, run.replies(None).answered if "uninstructed" in baselines else None,
+                emotions=run.emotions, match_positions=options["match_positions"], batch_size=batch_size,
+            )  # fmt: skip
+            unit = options["unit_heads"]
+            fitted.update({name: means.contrasts(name, unit_heads=unit) for name in baselines})
         fitted[baseline][emotion].save(path)
 
-    for baseline in BASELINES:
+    for baseline in baselines:
         for emotion in run.emotions:
             run.folder.unit(contrast_file(baseline, emotion), lambda path, b=baseline, e=emotion: save(path, b, e))
 
 
 def attribute(run: Run) -> None:
     """Score every neuron and head for every emotion."""
-    for prefix, method in (("", DirectAttribution()), ("heads-", HeadImportance())):
+    for prefix, method in (("", run.preset.ranking), ("heads-", HeadImportance())):
         scored: dict[str, Any] = {}
 
         def make(path: Path, emotion: str, method: Any = method, scored: dict[str, Any] = scored) -> None:
@@ -109,17 +130,19 @@ def attribute(run: Run) -> None:
 
 def influence(run: Run) -> None:
     """Weigh every sublayer by what a push there does to the end."""
+    prompts, options = run.train.prompts(), run.preset.stages.influence
     run.folder.unit(
         "influence/influence.safetensors",
         lambda path: sublayer_influence(
-            run.model, run.train.prompts(), run.directions(), batch_size=run.settings.batch_size
+            run.model, prompts, run.directions(), batch_size=run.settings.batch_size, **options
         ).save(path),
     )
 
 
 def circuit(run: Run) -> None:
-    """Build candidate circuits, choose make-up and strength on the validation split, and tune steering alike."""
-    recipes = {recipe.name: recipe for recipe in search.circuit_recipes()}
+    """Build candidate circuits, and come by make-up and strength as the preset says; by those of steering alike."""
+    choice = run.preset.choice
+    recipes = {recipe.name: recipe for recipe in choice.recipes()}
 
     def candidates() -> dict[str, dict[str, Circuit]]:
         contrasts = run.all_contrasts()
@@ -130,11 +153,11 @@ def circuit(run: Run) -> None:
         }
 
     def choose(path: Path) -> None:
-        positions: dict[str, Position] = {name: recipe.positions for name, recipe in recipes.items()}
+        positions: dict[str, Positions] = {name: recipe.positions for name, recipe in recipes.items()}
         circuits = candidates()
         families = {
             "circuit": search.circuit_families(circuits, positions),
-            "steering": search.steering_families(run.all_contrasts(), run.directions()),
+            "steering": choice.steering(run),
         }
         # Random nodes of the same make-up: what their removal does is no evidence for the circuit.
         drawn = {
@@ -145,14 +168,12 @@ def circuit(run: Run) -> None:
             for name, family in search.removal_families(circuits, positions).items()
         }
         content: dict[str, Any] = {}
-        for kind, held in families.items():
-            result = calibrate(
-                run.model, held, run.validation, run.judge, run.emotions,
-                removals=removals if kind == "circuit" else None, strengths=search.STRENGTHS,
-                config=run.config(), batch_size=run.settings.batch_size,
-            )  # fmt: skip
-            content[kind] = {emotion: asdict(point) for emotion, point in result.chosen.items()}
-            content[f"{kind} points"] = [asdict(point) for point in result.points]
+        with run.folder.journal("circuit/calibration.json") as journal:
+            for kind, held in families.items():
+                result = choice.choose(run, kind, held, removals if kind == "circuit" else None, journal)
+                tried = result.to_dict()
+                content[kind] = tried.pop("chosen")
+                content[f"{kind} search"] = tried
         write_json(path, content)
 
     run.folder.unit("circuit/calibration.json", choose)
@@ -166,6 +187,7 @@ def circuit(run: Run) -> None:
 
     for emotion in run.emotions:
         run.folder.unit(f"circuit/{emotion}.safetensors", lambda path, e=emotion: save(path, e))
+    keep_stability(run)
 
 
 METHODS = (
@@ -175,20 +197,14 @@ METHODS = (
 
 
 def methods(run: Run) -> dict[str, Method]:
-    """The methods that are compared, with what calibration chose for each emotion."""
-    calibration, circuits = run.calibration(), run.circuits()
-    recipes = {recipe.name: recipe for recipe in search.circuit_recipes()}
-    steering = search.steering_families(run.all_contrasts(), run.directions())
-
-    def modulation(emotion: str) -> CircuitModulation:
-        point = calibration["circuit"][emotion]
-        return CircuitModulation({emotion: circuits[emotion]}, point["strength"], recipes[point["candidate"]].positions)
+    """The methods that are compared, with what was chosen for each emotion."""
+    calibration, circuit = run.calibration(), run.modulations()
+    steering = run.preset.choice.steering(run)
 
     def steer(emotion: str) -> Method:
         point = calibration["steering"][emotion]
         return steering[point["candidate"]](emotion, point["strength"])
 
-    circuit = {emotion: modulation(emotion) for emotion in run.emotions}
     drawn = {e: m.random_like(run.settings.seed + 1 + i) for i, (e, m) in enumerate(circuit.items())}
     held: list[Method] = [
         Unmodulated(),
@@ -208,14 +224,16 @@ def generate_replies(run: Run) -> None:
     compared = methods(run)
     for label, temperature in decodings(run):
         for name, method in compared.items():
+            file = replies_file(label, name)
 
-            def make(path: Path, method: Method = method, temperature: float = temperature) -> None:
-                run_method(
-                    run.model, method, run.test.items, run.emotions, run.config(temperature),
-                    batch_size=run.settings.batch_size,
-                ).save(path)  # fmt: skip
+            def make(path: Path, method: Method = method, heat: float = temperature, file: str = file) -> None:
+                with run.folder.journal(file) as journal:
+                    run_method(
+                        run.model, method, run.test.items, run.emotions, run.config(heat),
+                        batch_size=run.settings.batch_size, journal=journal,
+                    ).save(path)  # fmt: skip
 
-            run.folder.unit(_replies_file(label, name), make)
+            run.folder.unit(file, make)
 
 
 def evaluate_replies(run: Run) -> None:
@@ -224,35 +242,45 @@ def evaluate_replies(run: Run) -> None:
         for name in METHODS:
 
             def scores(path: Path, label: str = label, name: str = name) -> None:
-                replies = Replies.load(run.folder.path / _replies_file(label, name))
-                save_scores(path, evaluate(replies, run.judge).scores)
+                replies = Replies.load(run.folder.path / replies_file(label, name))
+                save_scores(path, evaluate(replies, run.judge, run.question).scores)
 
             def text(path: Path, label: str = label, name: str = name) -> None:
-                replies = Replies.load(run.folder.path / _replies_file(label, name))
-                write_json(path, asdict(fluency(run.model, replies, batch_size=run.settings.batch_size)))
+                replies = Replies.load(run.folder.path / replies_file(label, name))
+                held = fluency(run.model, replies, wording=run.settings.wording, batch_size=run.settings.batch_size)
+                write_json(path, asdict(held))
 
             run.folder.unit(f"evaluate/{label}/{_slug(name)}.scores.jsonl", scores)
             run.folder.unit(f"evaluate/{label}/{_slug(name)}.fluency.json", text)
-        run.folder.unit(f"evaluate/{label}.csv", lambda p, l=label: comparison(run, l).table().to_csv(p, index=False))
         run.folder.unit(
-            f"evaluate/{label}-by-emotion.csv",
-            lambda p, l=label: comparison(run, l).by_emotion().to_csv(p, index=False),
+            f"evaluate/{label}.parquet", lambda p, l=label: artefacts.save_frame(p, comparison(run, l).table())
+        )
+        run.folder.unit(
+            f"evaluate/{label}-by-emotion.parquet",
+            lambda p, l=label: artefacts.save_frame(p, comparison(run, l).by_emotion()),
         )
 
 
 def comparison(run: Run, label: str = "greedy") -> Comparison:
     """The compared methods, from what the stages wrote."""
-    import json
-
     from emotion_circuits.evaluation import Evaluation, Fluency
 
     evaluations, fluencies = {}, {}
     for name in METHODS:
-        replies = Replies.load(run.folder.path / _replies_file(label, name))
+        replies = Replies.load(run.folder.path / replies_file(label, name))
         base = run.folder.path / f"evaluate/{label}"
-        evaluations[name] = Evaluation(replies, load_scores(base / f"{_slug(name)}.scores.jsonl"), run.judge.name)
-        fluencies[name] = Fluency(**json.loads((base / f"{_slug(name)}.fluency.json").read_text(encoding="utf-8")))
-    return Comparison(evaluations, fluencies)
+        scores = load_scores(base / f"{_slug(name)}.scores.jsonl")
+        evaluations[name] = Evaluation(replies, scores, run.judge.name, run.question)
+        held = base / f"{_slug(name)}.fluency.json"
+        fluencies[name] = build(Fluency, held, read_json(held))
+    return Comparison(evaluations, fluencies, provenance=_compared_by(run, label))
+
+
+def _compared_by(run: Run, label: str) -> dict[str, Any]:
+    prompts, config = run.test.prompts(), run.config(dict(decodings(run))[label])
+    settings = {"judge": run.judge.name, "question": run.question, "emotions": list(run.emotions), **asdict(config)}
+    made_by = {"n_prompts": len(prompts), "prompts_sha256": prompts_hash(prompts), "settings": settings}
+    return {**run.directions().provenance, **made_by}
 
 
 def report(run: Run) -> None:
@@ -283,7 +311,8 @@ STAGES: Mapping[str, Stage] = {
 """Every stage, in the order in which they run."""
 
 
-def _replies_file(label: str, name: str) -> str:
+def replies_file(label: str, name: str) -> str:
+    """Where a method's replies to the test items are kept."""
     return f"generate/{label}/{_slug(name)}.jsonl"
 
 
