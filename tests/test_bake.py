@@ -133,7 +133,12 @@ def test_a_folder_in_use_and_a_foreign_circuit_are_refused(qwen, tmp_path) -> No
     foreign = ec.NodeSet(torch.ones(2, 48, dtype=torch.bool), torch.ones(2, 4, dtype=torch.bool))
     with pytest.raises(PatchError, match="bake it into its own model"):
         bake(qwen, foreign, add, tmp_path / "baked")
+    values, known = ec.NodeValues(torch.zeros(3, 48), torch.zeros(3, 4)), {"model": "tiny-qwen2", "weights": "others"}
+    other = ec.Circuit("anger", some_nodes(qwen), qwen.dims, values, provenance=known)
+    with pytest.raises(ArtefactError, match="the sizes are equal, the weights are not"):
+        bake(qwen, other, add, tmp_path / "baked")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert bake(qwen, other, add, tmp_path / "baked", allow_mismatch=True).is_dir()
 
 
 @pytest.mark.slow

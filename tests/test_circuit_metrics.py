@@ -22,6 +22,7 @@ from emotion_circuits.circuits.metrics import completeness, faithfulness, minima
 from emotion_circuits.circuits.node_sets import set_values
 from emotion_circuits.circuits.pruning import smallest_circuit
 from emotion_circuits.circuits.stability import Stability, stability, stability_each
+from emotion_circuits.directions.fit import fit_relabelled
 from emotion_circuits.errors import ArtefactError, DataError, EmotionError, ModelError, NodeError
 from emotion_circuits.types import ModelDims
 
@@ -124,6 +125,29 @@ def test_minimality_is_the_drop_of_each_node(qwen) -> None:
         assert row.low <= row.drop <= row.high
 
 
+def test_minimality_stands_beside_nodes_that_were_left_out(qwen) -> None:
+    target, asked = target_of(qwen), prompts(2)
+    nodes = ec.NodeSet.of(qwen, "L0H0", "L0H1", "L1N3", "L2H0", "L2H1", "L2H2", "L2H3")
+    ranking = ec.attribute(qwen, instructed(2), target_of(qwen, seed=1), ec.DirectAttribution())
+    controls = ec.Controls(40, [ranking])
+    table = minimality(qwen, nodes, asked, target, ec.ZeroAblation(), controls=controls).set_index("node")
+    whole = naive_share(qwen, asked, target, ec.ZeroAblation(), nodes)
+
+    def gain(name: str) -> float:
+        return naive_share(qwen, asked, target, ec.ZeroAblation(), nodes | ec.NodeSet.of(qwen, name)) - whole
+
+    left_out = [gain("L0H2"), gain("L0H3")]  # all that there are to draw from
+    beside = table.loc[["L0H0", "L0H1"]]
+    assert beside["random"].tolist() == pytest.approx([sum(left_out) / 2] * 2, abs=1e-4)
+    assert beside["random_low"].between(min(left_out) - 1e-4, beside["random"]).all()
+    best = max((2, 3), key=lambda head: float(ranking.values.heads[0, head]))
+    assert beside["shuffled"].tolist() == pytest.approx([left_out[best - 2]] * 2, abs=1e-4)
+    assert table.loc[["L2H0", "L2H3"], ["random", "random_high", "shuffled"]].isna().all(axis=None)
+    others = controls.left_out(nodes)["neuron", 1][0]
+    assert len(set(others)) == 40
+    assert "L1N3" not in map(str, others)
+
+
 def test_curves_and_areas(qwen) -> None:
     target, asked = target_of(qwen), prompts(3)
     scores, options = some_scores(qwen, target), {"shares": (0.02, 0.2, 0.5), "controls": ec.Controls(2)}
@@ -169,6 +193,24 @@ def test_specificity_is_a_matrix(qwen) -> None:
     assert row["low"] <= row["removed"] <= row["high"]
 
 
+def test_specificity_stands_beside_controls_of_each_circuit(qwen) -> None:
+    asked, values = instructed(2), ec.NodeValues(torch.zeros(3, 48), torch.zeros(3, 4))
+    targets = {emotion: target_of(qwen, emotion, i) for i, emotion in enumerate(EMOTIONS)}
+    nodes = {"anger": ec.NodeSet.of(qwen, "L0H1", "L1N1"), "fear": ec.NodeSet.of(qwen, "L2H1", "L2N7")}
+    circuits = {e: ec.Circuit(e, held, qwen.dims, values) for e, held in nodes.items()}
+    controls = ec.Controls(2, [ec.attribute(qwen, asked, targets["fear"], ec.DirectAttribution())])
+    table = specificity(qwen, circuits, asked, targets, ec.ZeroAblation(), controls=controls)
+    row = table[(table["circuit"] == "fear") & (table["target"] == "sadness")].iloc[0]
+    mine = [prompt for prompt in asked if prompt.emotion == "sadness"]
+    *drawn, shuffled = (
+        1 - naive_share(qwen, mine, targets["sadness"], ec.ZeroAblation(), ~held)
+        for held in controls.like(nodes["fear"], 1)
+    )
+    assert row["random"] == pytest.approx(sum(drawn) / 2, abs=1e-4)
+    assert row["shuffled"] == pytest.approx(shuffled, abs=1e-4)
+    assert min(drawn) - 1e-4 <= row["random_low"] <= row["random_high"] <= max(drawn) + 1e-4
+
+
 def test_refusals(qwen) -> None:
     target, asked = target_of(qwen), prompts(2)
     foreign = ec.NodeSet.all(DIMS)
@@ -191,6 +233,15 @@ def test_labels_are_shuffled_within_groups() -> None:
     moved = sum(a.emotion != b.emotion for a, b in zip(asked, shuffled, strict=True))
     assert 0 < moved < len(asked)
     assert shuffle_labels(asked, seed=1) == shuffled != shuffle_labels(asked, seed=2)
+
+
+def test_one_pass_fits_every_labelling_as_a_pass_of_its_own_does(qwen) -> None:
+    asked = instructed(3)
+    labellings = [shuffle_labels(asked, seed) for seed in (1, 2)]
+    for labelled, found in zip(labellings, fit_relabelled(qwen, asked, labellings, EMOTIONS), strict=True):
+        alone = ec.fit_directions(qwen, labelled, EMOTIONS)
+        assert torch.equal(found.vectors, alone.vectors)
+        assert found.provenance == alone.provenance
 
 
 def test_shuffled_circuits_stand_beside_random_ones(qwen) -> None:
@@ -505,6 +556,9 @@ def test_stability_of_several_targets_is_that_of_each(qwen, tmp_path) -> None:
     assert again.to_frame().equals(together["fear"].to_frame())
     tensors, meta = artefacts.load(tmp_path / "s", "stability")
     artefacts.save(tmp_path / "bad", "stability", tensors | {"circuit.heads": torch.ones(3, 4)}, meta)
+    with pytest.raises(ArtefactError, match="heads should be"):
+        Stability.load(tmp_path / "bad")
+    artefacts.save(tmp_path / "bad", "stability", tensors | {"frequency.heads": torch.ones(2, 4)}, meta)
     with pytest.raises(ArtefactError, match="heads should be"):
         Stability.load(tmp_path / "bad")
 

@@ -244,7 +244,7 @@ def test_round_trip_through_a_folder(qwen, tmp_path) -> None:
 def test_dtype_and_device() -> None:
     with pytest.raises(ModelError, match="unknown dtype 'int3'; use one of bfloat16, float16, float32, float64"):
         ec.HookedModel.from_pretrained("x", dtype="int3")
-    with pytest.raises(DeviceError, match="unknown device 'gpu'; use cpu, cuda, cuda:1 or mps"):
+    with pytest.raises(DeviceError, match="unknown device 'gpu'; use cpu, cuda, cuda:1, mps or auto"):
         ec.HookedModel.from_pretrained("x", device="gpu")
 
 

@@ -17,13 +17,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from emotion_circuits.attribution import attribute
 from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.circuits.builders import top_per_layer
 from emotion_circuits.data.prompts import Prompt, as_prompts
-from emotion_circuits.directions import fit_directions
+from emotion_circuits.directions.fit import fit_relabelled
 from emotion_circuits.model import HookedModel
-from emotion_circuits.nodes import NodeSet
+from emotion_circuits.nodes import Node, NodeSet
+from emotion_circuits.types import KINDS, NodeKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,27 @@ class Controls:
         seed = (self.seed + offset) * 1_000_003
         drawn = [nodes.random_like(seed + draw) for draw in range(self.n_random)]
         return drawn + [best_like(nodes, scores) for scores in self.shuffled]
+
+    def left_out(self, nodes: NodeSet) -> dict[tuple[NodeKind, int], tuple[list[Node], list[Node]]]:
+        """Nodes that a circuit left out, for each kind and layer where it has some.
+
+        Returns:
+            By kind and layer: ``n_random`` random nodes (fewer where the layer has no more), and each shuffled
+            ranking's best; both empty where nothing was left out.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        found: dict[tuple[NodeKind, int], tuple[list[Node], list[Node]]] = {}
+        for kind in KINDS:
+            for layer in nodes.mask(kind).any(dim=1).nonzero().flatten().tolist():
+                others = (~nodes.mask(kind)[layer]).nonzero().flatten()
+                drawn = others[torch.randperm(len(others), generator=generator)[: self.n_random]]
+                rankings = [scores.values.values(kind)[layer][others] for scores in self.shuffled if len(others)]
+                best = [others[ranking.argmax()] for ranking in rankings]
+                found[kind, layer] = (
+                    [Node(layer, kind, int(i)) for i in drawn],
+                    [Node(layer, kind, int(i)) for i in best],
+                )
+        return found
 
 
 USUAL = Controls()
@@ -92,6 +116,8 @@ def shuffled_scores(
 ) -> list[Attribution]:  # fmt: skip
     """Rankings for one emotion after its label was shuffled: directions are fitted and nodes scored anew each time.
 
+    One pass over the prompts serves the directions of all shuffles; each is scored in a pass of its own.
+
     Args:
         model: the model.
         prompts: instructed prompts, or accepted replies, of all emotions; those that the circuit was found on.
@@ -112,10 +138,12 @@ def shuffled_scores(
         >>> ec.Controls(n_random=2, shuffled=[scores])
         Controls(2 random circuits, 1 of shuffled labels)
     """
-    asked, result = as_prompts(prompts), []
-    emotions = tuple(dict.fromkeys(prompt.emotion for prompt in asked if prompt.emotion is not None))
-    for draw in range(n):
-        relabelled = shuffle_labels(asked, seed + draw)
-        target = fit_directions(model, relabelled, emotions, batch_size=batch_size).target(emotion)
-        result.append(attribute(model, relabelled, target, method, batch_size=batch_size))
-    return result
+    asked = [prompt for prompt in as_prompts(prompts) if prompt.emotion is not None]
+    if not n:
+        return []
+    relabelled = [shuffle_labels(asked, seed + draw) for draw in range(n)]
+    fitted = fit_relabelled(model, asked, relabelled, batch_size=batch_size, n_splits=1)
+    return [
+        attribute(model, labelled, directions.target(emotion), method, batch_size=batch_size)
+        for labelled, directions in zip(relabelled, fitted, strict=True)
+    ]

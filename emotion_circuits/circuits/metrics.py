@@ -9,8 +9,9 @@ minimality     :math:`f(C) - f(C \setminus v)` for each node v: what it adds to 
 specificity    how much of each emotion's target goes when a circuit is ablated.
 
 Every figure names the ablation that it was measured under, comes with a 95 % bootstrap interval over scenarios, and
-stands beside circuits of the same make-up: random ones, and ones from shuffled labels (`Controls`). Growing circuits,
-CPR and CMD are in `emotion_circuits.circuits.curves`.
+stands beside circuits of the same make-up: random ones, and ones from shuffled labels (`Controls`). What one node adds
+stands beside what nodes add that the circuit left out, random ones and those that a shuffled ranking puts first.
+Growing circuits, CPR and CMD are in `emotion_circuits.circuits.curves`.
 
 Reference: faithfulness: Mueller et al., "MIB: A Mechanistic Interpretability Benchmark", 2025 (arXiv 2504.13151), whose
 circuits are of edges, or of nodes as here; completeness and minimality: Wang et al., 2023 (arXiv 2211.00593), who
@@ -79,10 +80,7 @@ class CircuitScore:
     @property
     def random_interval(self) -> tuple[float, float]:
         """The range that holds 95 % of the random circuits; NaN without any."""
-        if not len(self.random):
-            return float("nan"), float("nan")
-        low, high = self.random.quantile(torch.tensor([0.025, 0.975], dtype=self.random.dtype)).tolist()
-        return low, high
+        return _range(self.random)
 
     def to_frame(self) -> pd.DataFrame:
         """One row: ``metric, value, low, high, random, random_low, random_high, shuffled, ablation``, and counts.
@@ -91,12 +89,11 @@ class CircuitScore:
         """
         import pandas as pd
 
-        (low, high), (random_low, random_high) = self.interval, self.random_interval
+        low, high = self.interval
         row = {
             "metric": self.metric, "value": self.value, "low": low, "high": high,
-            "random": float(self.random.mean()), "random_low": random_low, "random_high": random_high,
-            "shuffled": float(self.shuffled.mean()), "ablation": self.ablation, "n_nodes": self.n_nodes,
-            "n_samples": self.n_samples,
+            **_beside(self.random, self.shuffled),
+            "ablation": self.ablation, "n_nodes": self.n_nodes, "n_samples": self.n_samples,
         }  # fmt: skip
         return pd.DataFrame([row])
 
@@ -153,33 +150,48 @@ def completeness(
 
 def minimality(
     model: HookedModel, circuit: Circuit | NodeSet, prompts: object, target: Target, ablation: Intervention, *,
-    batch_size: int | None = None,
+    controls: Controls = USUAL, batch_size: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """What each node adds to the circuit: f(C) - f(C without it). Arguments as for `faithfulness`.
 
+    The nodes of a random circuit would say little here, since what they add depends on what that circuit makes. So the
+    controls of a node v are nodes u of its kind and layer that the circuit left out, and what they add to the same
+    circuit, f(C with u) - f(C): random ones, and the one that each shuffled ranking puts first.
+
     Returns:
-        One row per node, largest first: ``node, kind, layer, drop, low, high, ablation``. A node whose interval holds
-        0 is not shown to be needed.
+        One row per node, largest first: ``node, kind, layer, drop, low, high, random, random_low, random_high,
+        shuffled, ablation``; ``random`` and ``shuffled`` are means over control nodes, and the range holds 95 % of the
+        random ones (NaN where there are none). A node whose interval holds 0 is not shown to be needed; one whose drop
+        lies in its random range is not shown to be better chosen than by chance.
     """
     import pandas as pd
 
     nodes = nodes_of(circuit)
     check_shape(model, nodes)
     members = list(nodes)
+    left_out = controls.left_out(nodes)
+    added = list(dict.fromkeys(node for parts in left_out.values() for part in parts for node in part))
     kept = [nodes, *(nodes - NodeSet.of(model, node) for node in members)]
+    kept += [nodes | NodeSet.of(model, node) for node in added]
     means, draws, _ = kept_shares(model, kept, prompts, target, ablation, batch_size)
-    low, high = quantiles(draws[:, :1] - draws[:, 1:])
-    columns = {
-        "node": [str(n) for n in members], "kind": [n.kind for n in members], "layer": [n.layer for n in members],
-        "drop": (means[0] - means[1:]).tolist(), "low": low.tolist(), "high": high.tolist(),
-        "ablation": describe_intervention(ablation),
-    }  # fmt: skip
-    return pd.DataFrame(columns).sort_values("drop", ascending=False, kind="stable", ignore_index=True)
+    n, gains = len(members) + 1, dict(zip(added, means[len(members) + 1 :], strict=True))
+    low, high = quantiles(draws[:, :1] - draws[:, 1:n])
+    beside = {
+        place: _beside(*(torch.tensor([float(gains[u] - means[0]) for u in part]) for part in parts))
+        for place, parts in left_out.items()
+    }
+    table = pd.DataFrame({
+        "node": [str(v) for v in members], "kind": [v.kind for v in members], "layer": [v.layer for v in members],
+        "drop": (means[0] - means[1:n]).tolist(), "low": low.tolist(), "high": high.tolist(),
+    })  # fmt: skip
+    table = table.join(pd.DataFrame([beside[v.kind, v.layer] for v in members], columns=list(_BESIDE)))
+    table = table.assign(ablation=describe_intervention(ablation))
+    return table.sort_values("drop", ascending=False, kind="stable", ignore_index=True)
 
 
 def specificity(
     model: HookedModel, circuits: Mapping[str, Circuit], prompts: object, targets: Mapping[str, Target],
-    ablation: Intervention, *, batch_size: int | None = None,
+    ablation: Intervention, *, controls: Controls = USUAL, batch_size: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """What the ablation of each circuit takes from each emotion's target: 1 - f(N - C) of every pair.
 
@@ -189,25 +201,48 @@ def specificity(
         prompts: a SEV (instructed with each target's emotion in turn), or prompts of all emotions.
         targets: by emotion; each is measured on its own samples.
         ablation: what is done to a circuit's nodes.
+        controls: circuits of each one's make-up beside it. Rankings of shuffled labels serve every circuit, whichever
+            emotion they are called after: where labels are shuffled, its name means nothing.
         batch_size: rows in a batch.
 
     Returns:
-        One row per circuit and target: ``circuit, target, removed, low, high, ablation``; ``removed`` is 1 where all of
-        the target went. A specific circuit removes its own target and leaves the others.
+        One row per circuit and target: ``circuit, target, removed, low, high, random, random_low, random_high,
+        shuffled, ablation``; ``removed`` is 1 where all of the target went, ``random`` and ``shuffled`` are what its
+        controls remove on average, and the range holds 95 % of the random ones. A specific circuit removes its own
+        target and leaves the others, or takes no more from them than any circuit of its make-up does.
     """
     import pandas as pd
 
-    kept = [~circuit.nodes for circuit in circuits.values()]
     for circuit in circuits.values():
         check_shape(model, circuit.nodes)
+    beside = [held for i, circuit in enumerate(circuits.values()) for held in controls.like(circuit.nodes, i)]
+    kept, n = [~nodes for nodes in (*(circuit.nodes for circuit in circuits.values()), *beside)], len(circuits)
     rows = []
     for emotion, target in targets.items():
         means, draws, _ = kept_shares(model, kept, prompts, target, ablation, batch_size)
-        low, high = quantiles(1 - draws)
+        low, high = quantiles(1 - draws[:, :n])
+        others = (1 - means[n:]).view(n, len(controls))
         for i, name in enumerate(circuits):
             row = {"circuit": name, "target": emotion, "removed": 1 - float(means[i])}
-            rows.append(row | {"low": float(low[i]), "high": float(high[i])})
+            row |= {"low": float(low[i]), "high": float(high[i])}
+            rows.append(row | _beside(others[i, : controls.n_random], others[i, controls.n_random :]))
     return pd.DataFrame(rows).assign(ablation=describe_intervention(ablation))
+
+
+def _range(values: Float[Tensor, " draw"]) -> tuple[float, float]:
+    """The range that holds 95 % of some values; NaN without any."""
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    return low, high
+
+
+_BESIDE = ("random", "random_low", "random_high", "shuffled")
+
+
+def _beside(drawn: Float[Tensor, " draw"], shuffled: Float[Tensor, " shuffle"]) -> dict[str, float]:
+    """What stands beside a figure: its controls' means, and the random ones' range; NaN without any."""
+    return dict(zip(_BESIDE, (float(drawn.mean()), *_range(drawn), float(shuffled.mean())), strict=True))
 
 
 def _score(

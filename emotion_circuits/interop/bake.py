@@ -50,25 +50,26 @@ _KEPT = (
 
 def bake(
     model: HookedModel, circuit: Circuit | NodeSet, enhancement: Enhancement, folder: str | Path, *,
-    phase: Phase = "reply",
+    phase: Phase = "reply", allow_mismatch: bool = False,
 ) -> Path:  # fmt: skip
     """Write a standard checkpoint that behaves like the model with ``Patch(circuit.nodes, enhancement, "all")``.
 
     Args:
         model: the model, with its tokenizer.
-        circuit: the nodes.
+        circuit: the nodes; a `Circuit` must be of this model.
         enhancement: what is added to them.
         folder: a new or empty folder; loads with ``AutoModelForCausalLM.from_pretrained(folder)``.
         phase: the part of a `Contrast` that is added everywhere. ``"reply"`` (the one measured over reply tokens, and
             the prompt part where there is none) suits most tokens that are generated.
+        allow_mismatch: accept a circuit of another model of the same sizes.
 
     Returns:
         The folder. ``emotion_circuit.json`` in it says what was baked.
 
     Raises:
         ModelError: no stock architecture can hold this modulation of this model.
-        PatchError: the circuit is of a model of another shape.
-        ArtefactError: the folder is not empty, or cannot be written.
+        PatchError: the nodes are of a model of another shape.
+        ArtefactError: the circuit is of another model; or the folder is not empty, or cannot be written.
 
     Example:
         >>> import tempfile, emotion_circuits as ec
@@ -79,6 +80,8 @@ def bake(
         True
     """
     nodes = circuit.nodes if isinstance(circuit, Circuit) else circuit
+    if isinstance(circuit, Circuit):
+        circuit.check(model, what="what is to be baked", allow_mismatch=allow_mismatch)
     config = _config(model, nodes)
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
