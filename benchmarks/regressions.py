@@ -1,4 +1,4 @@
-"""``python -m benchmarks.regressions BASELINE NOW``: what got slower, as a comment in Markdown; exit code 1 if anything did.
+"""``python -m benchmarks.regressions BASELINE NOW``: what got slower, in Markdown; exit code 1 if anything did.
 
 Ratios are compared, not times: each was measured against a rival in the same run, so that it does not depend on the
 machine as times do. They are still noisy, so only a loss of more than a quarter counts.
@@ -23,7 +23,9 @@ def main() -> int:
     before, now = _read(options.baseline), _read(options.now)
     rows = [_row(name, before.get(name), now.get(name)) for name in sorted(before | now)]
     worse = [row for row in rows if row[-1]]
-    print(f"### Benchmarks: {len(worse)} of {len(rows)} got worse\n" if worse else "### Benchmarks: nothing got worse\n")
+    print(
+        f"### Benchmarks: {len(worse)} of {len(rows)} got worse\n" if worse else "### Benchmarks: nothing got worse\n"
+    )
     print("| benchmark | baseline | now | target | |\n|---|---|---|---|---|")
     for row in rows:
         print("| " + " | ".join(row) + " |")

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from emotion_circuits.data.instructions import Style
 from emotion_circuits.data.labels import LabelSet
 from emotion_circuits.data.sev import SEV
-from emotion_circuits.generation import GenerationConfig, OnReply, generate
+from emotion_circuits.generation import Backend, GenerationConfig, OnReply, generate
 from emotion_circuits.model import HookedModel
 from emotion_circuits.replies import Replies
 from emotion_circuits.types import EKMAN
 
 
 def elicit(
-    model: HookedModel,
+    model: HookedModel | Backend,
     data: SEV,
     emotions: Sequence[str] | LabelSet = EKMAN,
     style: Style = "named",
@@ -27,7 +27,7 @@ def elicit(
     """Replies to every item under every emotion's instruction.
 
     Args:
-        model: the model.
+        model: the model, or a backend that replies for it.
         data: the items.
         emotions: the emotions to ask for; a label set brings its own words and texts.
         style: ``"named"`` says the emotion's name (the reference's), ``"described"`` a state that does not.

@@ -23,14 +23,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import emotion_circuits as ec
-from emotion_circuits import artefacts, records
+from emotion_circuits import artefacts, endpoint, records
 from emotion_circuits.attribution import Attribution, Influence
 from emotion_circuits.circuits.stability import Stability
 from emotion_circuits.data.labels import LabelSet
 from emotion_circuits.data.validate import check
 from emotion_circuits.directions.quality import QualityTest
 from emotion_circuits.errors import EmotionCircuitsError
-from emotion_circuits.evaluation.judges import Score, endpoint, read_labelling_sheet, write_labelling_sheet
+from emotion_circuits.evaluation.judges import Score, read_labelling_sheet, write_labelling_sheet
 from emotion_circuits.evaluation.judges.llm import _parse
 from emotion_circuits.interop import gguf, paper
 from emotion_circuits.journal import ReplyJournal

@@ -16,13 +16,15 @@ ROOT = Path(emotion_circuits.__file__).parent
 # design.md's picture, except that `pipeline` stands beside `report`, since a run ends with one. A longer name goes
 # before a shorter one. `demo` makes the model that ships; the wrapper knows its folder.
 LEVELS = {
-    "types": 0, "errors": 0, "intervals": 0, "progress": 0, "artefacts": 0,
-    "nodes": 1, "activations": 1, "interventions": 1, "data": 1, "replies": 1, "provenance": 1,
+    "types": 0, "errors": 0, "intervals": 0, "progress": 0, "artefacts": 0, "distributed": 0,
+    "checked": 0, "records": 0, "endpoint": 0,
+    "nodes": 1, "activations": 1, "interventions": 1, "data": 1, "replies": 1, "provenance": 1, "journal": 1,
     "model": 2, "demo": 2,
-    "elicitation": 3, "directions": 3, "targets": 3, "measurement": 3, "attribution": 3, "generation": 3,
-    "evaluation.judges": 3, "planted": 3,
-    "circuits": 4, "control": 4, "evaluation": 4, "benchmark": 4,
-    "cli": 5, "__main__": 5, "pipeline": 5, "report": 5, "explorer": 5, "plots": 5, "io": 5, "interop": 5, "probe": 5,
+    "elicitation": 3, "directions": 3, "targets": 3, "measurement": 3, "tracing": 3, "attribution": 3, "generation": 3,
+    "evaluation.judges": 3, "planted": 3, "backends": 3,
+    "circuits": 4, "presets": 4, "control": 4, "evaluation": 4, "benchmark": 4, "affect": 4,
+    "cli": 5, "__main__": 5, "planning": 4, "pipeline": 5, "report": 5, "explorer": 5, "plots": 5,
+    "interop": 5,
 }  # fmt: skip
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from emotion_circuits.control.methods import Method, together
 from emotion_circuits.data.sev import Item
-from emotion_circuits.generation import GenerationConfig, generate
+from emotion_circuits.generation import Backend, GenerationConfig, generate
 from emotion_circuits.journal import ReplyJournal
 from emotion_circuits.model import HookedModel
 from emotion_circuits.replies import Replies
@@ -15,7 +15,7 @@ from emotion_circuits.types import EKMAN
 
 
 def run_method(
-    model: HookedModel,
+    model: HookedModel | Backend,
     method: Method,
     items: Sequence[Item],
     emotions: Sequence[str] = EKMAN,

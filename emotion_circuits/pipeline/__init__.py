@@ -8,16 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from emotion_circuits.data.prompts import check_emotions
-from emotion_circuits.evaluation.judges import Judge, LexiconJudge
-from emotion_circuits.pipeline.folder import open_run, read_manifest
-from emotion_circuits.pipeline.run import Run, load_data, load_model
+from emotion_circuits import distributed
+from emotion_circuits.evaluation.judges import Judge
+from emotion_circuits.evaluation.judges.labels import check_judge
+from emotion_circuits.pipeline.folder import read_manifest
+from emotion_circuits.pipeline.judging import check_name, judge_of
+from emotion_circuits.pipeline.run import Run, load_data, load_model, load_run
 from emotion_circuits.pipeline.settings import Settings
 from emotion_circuits.pipeline.stages import STAGES, comparison
+from emotion_circuits.pipeline.together import open_together
 
-__all__ = ["STAGES", "Run", "Settings", "comparison", "load_data", "read_manifest", "run_pipeline"]
+__all__ = ["STAGES", "Run", "Settings", "comparison", "load_data", "load_run", "read_manifest", "run_pipeline"]
 
 
+@distributed.joined()
 def run_pipeline(
     settings: Settings,
     out: str | Path,
@@ -25,17 +29,20 @@ def run_pipeline(
     until: str = "report",
     judge: Judge | None = None,
     on_stage: Callable[[str], None] | None = None,
+    on_repair: Callable[[str, str], None] | None = None,
 ) -> Run:
     """Run every stage up to ``until``, in the folder ``out``.
 
     Starting again with the same settings goes on where it stopped, with the result that an undisturbed run has.
+    Several processes, started by ``accelerate launch`` or torchrun, share the work (`emotion_circuits.distributed`).
 
     Args:
         settings: what to run.
         out: the run folder.
         until: the last stage to run; one of `STAGES`.
-        judge: of the replies; `LexiconJudge` by default.
+        judge: of the replies, in place of the one that the settings name.
         on_stage: called with each stage's name when it begins.
+        on_repair: called with a damaged file's name and what is wrong with it, before it is made again.
 
     Returns:
         The run, from which results can be read.
@@ -43,14 +50,13 @@ def run_pipeline(
     Raises:
         RunError: the folder belongs to other settings, is in use, or cannot be written.
     """
-    judge = judge or LexiconJudge()
-    # A judge that knows its labels is asked before hours of work, not after.
-    check_emotions(settings.emotions, getattr(judge, "labels", settings.emotions), f"the judge ({judge.name})")
+    if until != "elicit":
+        _ask_judge(settings, judge)
     data = load_data(settings)
     # A new run loads its model before it makes the folder, so that a wrong name leaves nothing behind.
     model = None if (Path(out) / "manifest.json").exists() else load_model(settings)
     facts = {f"{name} data": part.sha256 for name, part in zip(("train", "validation", "test"), data, strict=True)}
-    with open_run(out, settings, facts) as folder:
+    with open_together(out, settings, facts, on_repair) as folder:
         run = Run(settings, folder, data, judge, model)
         for name, stage in STAGES.items():
             if on_stage:
@@ -60,3 +66,12 @@ def run_pipeline(
             if name == until:
                 break
         return run
+
+
+def _ask_judge(settings: Settings, judge: Judge | None) -> None:
+    """A judge that knows its labels and languages is asked before hours of work, not after."""
+    check_name(settings.judge)
+    if judge is None and settings.judge == "self":
+        return  # it reads what the model reads
+    judge = judge or judge_of(settings.judge, settings.labels, lambda: load_model(settings), settings.judge_url)
+    check_judge(judge, settings.emotions, settings.language)

@@ -115,7 +115,8 @@ class Fixed:
     def _strengths(self, run: Run, kind: str) -> dict[str, float]:
         if kind == "steering":
             return dict.fromkeys(run.emotions, self.stages.steering(run.model)["strength"])
-        held = self.stages.modulation["strength"]  # the reference has six emotions; any other label gets 1, as most do
+        # The reference has six emotions; any other label gets 1, as most do.
+        held: Mapping[str, float] = self.stages.modulation["strength"]
         return {emotion: held.get(emotion, 1.0) for emotion in run.emotions}
 
 

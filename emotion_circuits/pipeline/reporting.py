@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from emotion_circuits.pipeline.run import Run
+from emotion_circuits.pipeline.samples import kept_samples
+from emotion_circuits.pipeline.stability import kept_stability
 from emotion_circuits.pipeline.stages import comparison
 from emotion_circuits.report import ReportData
 
 DEMO_NOTE = (
     "This is the small demo model that ships with the package. It was trained on text composed for the purpose, and "
     "its training made the ranking of methods below: that ranking is no evidence about large language models."
-)
-SELECTION_NOTE = (
-    "Make-up, contrast, positions and strength of circuits and of steering were chosen on the validation scenarios, "
-    "from the same contrasts, positions and strengths, under the same bound on fluency. The test scenarios were not "
-    "looked at."
 )
 RANDOM_NOTE = (
     "Random circuits have as many other neurons and heads as the circuit they stand beside, in the same layers where "
@@ -26,7 +23,7 @@ RANDOM_NOTE = (
 def report_data(run: Run) -> ReportData:
     """Everything that the report shows, read from the run folder."""
     sampled = run.settings.temperature
-    notes = [SELECTION_NOTE, _circuit_note(run), RANDOM_NOTE]
+    notes = [*_quality_notes(run), run.preset.choice.note, _circuit_note(run), RANDOM_NOTE]
     return ReportData(
         title=f"Emotion circuits in {run.settings.model}",
         settings=_settings(run),
@@ -40,7 +37,19 @@ def report_data(run: Run) -> ReportData:
         # The report stage itself is still running, and its time would change the file from run to run.
         timings={k: v["seconds"] for k, v in run.folder.manifest["stages"].items() if v["status"] == "done"},
         temperature=sampled or 0.7,
+        stability=kept_stability(run),
+        calibrations={kind: run.calibration_of(kind) for kind in ("circuit", "steering")},
+        samples=kept_samples(run),
     )
+
+
+def _quality_notes(run: Run) -> list[str]:
+    """What must be said before anything else if a direction failed a test of its own reliability."""
+    return [
+        f"The direction of {emotion} failed a test of its own reliability ({'; '.join(flags)}). Whatever is made with "
+        "it, its circuit above all, is not to be trusted."
+        for emotion, flags in run.directions().quality.flagged.items()
+    ]
 
 
 def _circuit_note(run: Run) -> str:

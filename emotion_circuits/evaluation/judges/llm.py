@@ -11,18 +11,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emotion_circuits.errors import ModelError
+from emotion_circuits import endpoint
+from emotion_circuits.endpoint import AnswerCache, NoAnswer, Pace, Retry
 from emotion_circuits.evaluation.judges.base import NEUTRAL, Score, check_emotions, check_texts
-from emotion_circuits.evaluation.judges.endpoint import AnswerCache, NoAnswer, Pace, Retry, ask
 from emotion_circuits.types import EKMAN
 
 SYSTEM = (
@@ -171,40 +168,25 @@ class LLMJudge:
                 requests[key] = messages
                 places.setdefault(key, []).append(i)
         new = {key: messages for key, messages in requests.items() if key not in self.cache}
-        got = _run(self._ask_all(new)) if new else {}
+        got = self._ask_all(new) if new else {}
         for key, indices in places.items():
             for i in indices:
                 out[i] = got[key] if key in got else self.cache[key]
         return out
 
-    async def _ask_all(self, requests: dict[str, list[dict[str, str]]]) -> dict[str, str | NoAnswer]:
-        gate, pace = asyncio.Semaphore(self.concurrency), Pace(self.requests_per_minute)
-        async with self._client() as client:
+    def _ask_all(self, messages: dict[str, list[dict[str, str]]]) -> dict[str, str | NoAnswer]:
+        got: dict[str, str | NoAnswer] = {}
 
-            async def one(key: str, messages: list[dict[str, str]]) -> str | NoAnswer:
-                async with gate:
-                    send = {"model": self.model, "messages": messages, **self.options}
-                    answer = await ask(client, send, self.retry, pace)
-                if isinstance(answer, str) and _parse(answer) is not None:
-                    self.cache.add(key, answer)
-                return answer
+        def keep(key: str, answer: str | NoAnswer) -> None:
+            got[key] = answer
+            if isinstance(answer, str) and _parse(answer) is not None:
+                self.cache.add(key, answer)
 
-            async with asyncio.TaskGroup() as group:
-                tasks = {key: group.create_task(one(key, messages)) for key, messages in requests.items()}
-        return {key: task.result() for key, task in tasks.items()}
-
-    def _client(self) -> Any:
-        try:
-            from openai import AsyncOpenAI
-        except ImportError as error:
-            raise ImportError('LLMJudge needs the openai client: pip install "emotion-circuits[judges]"') from error
-        key = os.environ.get(self.api_key_env)
-        if not key and self.base_url is None:
-            raise ModelError(
-                f"the environment variable {self.api_key_env} is empty: set it to the endpoint's key, name another one "
-                "with api_key_env=, or give base_url= of a local endpoint that needs none"
-            )
-        return AsyncOpenAI(api_key=key or "none", base_url=self.base_url, max_retries=0, timeout=self.timeout)
+        client = endpoint.open_client(self.base_url, self.api_key_env, self.timeout)
+        requests = {k: {"model": self.model, "messages": m, **self.options} for k, m in messages.items()}
+        pace = Pace(self.requests_per_minute)
+        endpoint.run(endpoint.ask_side_by_side(client, requests, self.retry, pace, self.concurrency, keep))
+        return got
 
     def _read_label(self, answer: str | NoAnswer) -> Score:
         found = answer if isinstance(answer, NoAnswer) else _parse(answer)
@@ -240,33 +222,3 @@ def _parse(answer: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Runs a coroutine from ordinary code, also inside a notebook's running loop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return _unwrap(asyncio.run, work)
-    box: dict[str, Any] = {}
-
-    def target() -> None:
-        try:
-            box["value"] = _unwrap(asyncio.run, work)
-        except BaseException as error:
-            box["error"] = error
-
-    thread = threading.Thread(target=target)
-    thread.start()
-    thread.join()
-    if "error" in box:
-        raise box["error"]
-    return box["value"]
-
-
-def _unwrap(run: Any, work: Coroutine[Any, Any, Any]) -> Any:
-    """A task group wraps the error that stopped it; the user wants the error."""
-    try:
-        return run(work)
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None

@@ -1,8 +1,10 @@
 """Asking an OpenAI-compatible endpoint without losing patience, money or answers.
 
-1. `Pace` spaces requests out, and makes all of them wait when the server says so.
-2. `ask` sends one request and tries again where that can help (`Retry`); what cannot be had becomes `NoAnswer`.
-3. `AnswerCache` keeps answers in a JSONL file, one whole line per write, so that a killed run loses nothing.
+1. `open_client` makes the client; the key comes from the environment and appears in no message.
+2. `Pace` spaces requests out, and makes all of them wait when the server says so.
+3. `ask` sends one request and tries again where that can help (`Retry`); what cannot be had becomes `NoAnswer`.
+4. `ask_side_by_side` sends many, so many at once; `run` does it from ordinary code, also in a notebook.
+5. `AnswerCache` keeps answers in a JSONL file, one whole line per write, so that a killed run loses nothing.
 """
 
 from __future__ import annotations
@@ -10,17 +12,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import random
+import threading
 import time
+from collections.abc import Callable, Coroutine, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from emotion_circuits import records
 from emotion_circuits.errors import ModelError
 
+logger = logging.getLogger(__name__)
 LONGEST_WAIT = 120.0
+
+Key = TypeVar("Key", bound=Hashable)
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,54 @@ class Pace:
         self.next = max(self.next, time.monotonic() + seconds)
 
 
-async def ask(client: Any, request: dict[str, Any], retry: Retry, pace: Pace) -> str | NoAnswer:
+def open_client(base_url: str | None, api_key_env: str, timeout: float) -> Any:
+    """The asynchronous client of an endpoint; retries are ours (`ask`).
+
+    Args:
+        base_url: e.g. ``http://localhost:8000/v1``; None is OpenAI's.
+        api_key_env: The environment variable that holds the key; a local endpoint may do without.
+        timeout: Seconds for one request.
+
+    Raises:
+        ImportError: If the ``openai`` package is not installed.
+        ModelError: If there is no key for an endpoint that needs one.
+    """
+    try:
+        from openai import AsyncOpenAI
+    except ImportError as error:
+        raise ImportError('endpoints need the openai client: pip install "emotion-circuits[judges]"') from error
+    key = os.environ.get(api_key_env)
+    if not key and base_url is None:
+        raise ModelError(
+            f"the environment variable {api_key_env} is empty: set it to the endpoint's key, name another one "
+            "with api_key_env=, or give base_url= of a local endpoint that needs none"
+        )
+    return AsyncOpenAI(api_key=key or "none", base_url=base_url, max_retries=0, timeout=timeout)
+
+
+def content(response: Any) -> str | NoAnswer:
+    """Returns the text of a response; an empty or cut-off one is no answer."""
+    choice = response.choices[0]
+    if choice.finish_reason == "length":
+        return NoAnswer("the answer was cut off: raise max_tokens with request={'max_tokens': ...}")
+    return choice.message.content or NoAnswer("the answer is empty")
+
+
+async def ask(
+    client: Any,
+    request: Mapping[str, Any],
+    retry: Retry,
+    pace: Pace,
+    read: Callable[[Any], Answer | NoAnswer] = content,
+) -> Answer | NoAnswer:
     """Sends one chat request until there is an answer.
+
+    Args:
+        client: From `open_client`.
+        request: Arguments of the request.
+        retry: How often it is tried again.
+        pace: Shared by all requests to this endpoint.
+        read: Takes what is wanted out of a response; by default its text.
 
     Raises:
         ModelError: If the endpoint refuses the key, or does not know the model or path.
@@ -86,7 +141,7 @@ async def ask(client: Any, request: dict[str, Any], retry: Retry, pace: Pace) ->
         await pace.turn()
         asked = None
         try:
-            return _content(await client.chat.completions.create(**request))
+            return read(await client.chat.completions.create(**request))
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise ModelError(
                 f"the endpoint {client.base_url} refused model {request['model']!r} with status {error.status_code}: "
@@ -106,16 +161,10 @@ async def ask(client: Any, request: dict[str, Any], retry: Retry, pace: Pace) ->
         except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
             problem = f"unreadable response ({type(error).__name__})"
         if tries < retry.times:
-            await asyncio.sleep(retry.wait(tries, asked))
+            wait = retry.wait(tries, asked)
+            logger.info("%s, asking again in %.1f s", problem, wait)
+            await asyncio.sleep(wait)
     return NoAnswer(f"no answer after {retry.times + 1} tries: {problem}")
-
-
-def _content(response: Any) -> str | NoAnswer:
-    """Returns the text of a response; an empty or cut-off one is no answer."""
-    choice = response.choices[0]
-    if choice.finish_reason == "length":
-        return NoAnswer("the answer was cut off: raise max_tokens with request={'max_tokens': ...}")
-    return choice.message.content or NoAnswer("the answer is empty")
 
 
 def _message(error: Any, key: str) -> str:
@@ -130,6 +179,58 @@ def _retry_after(error: Any) -> float | None:
         return max(0.0, float(error.response.headers.get("retry-after")))
     except (TypeError, ValueError):
         return None
+
+
+async def ask_side_by_side(
+    client: Any,
+    requests: Mapping[Key, Mapping[str, Any]],
+    retry: Retry,
+    pace: Pace,
+    concurrency: int,
+    on_answer: Callable[[Key, Answer | NoAnswer], None],
+    read: Callable[[Any], Answer | NoAnswer] = content,
+) -> None:
+    """`ask` for every request, at most ``concurrency`` at once; ``on_answer`` is told each answer as it comes."""
+    gate = asyncio.Semaphore(concurrency)
+
+    async def one(key: Key, request: Mapping[str, Any]) -> None:
+        async with gate:
+            answer = await ask(client, request, retry, pace, read)
+        on_answer(key, answer)
+
+    async with client, asyncio.TaskGroup() as group:
+        for key, request in requests.items():
+            group.create_task(one(key, request))
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Runs a coroutine from ordinary code, also inside a notebook's running loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _unwrap(asyncio.run, work)
+    box: dict[str, Any] = {}
+
+    def target() -> None:
+        try:
+            box["value"] = _unwrap(asyncio.run, work)
+        except BaseException as error:
+            box["error"] = error
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    if "error" in box:
+        raise box["error"]
+    return box["value"]
+
+
+def _unwrap(start: Any, work: Coroutine[Any, Any, Any]) -> Any:
+    """A task group wraps the error that stopped it; the user wants the error."""
+    try:
+        return start(work)
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
 class AnswerCache:
