@@ -1,7 +1,7 @@
 """Make what the documentation shows of a finished run: ``make figures``.
 
-Pictures for the README, the table in the README, and the measured figures in the demo model's card. Nothing is typed
-in by hand.
+Pictures for the README and the documentation, the table in the README, and the measured figures in the demo model's
+card. Nothing is typed in by hand.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from emotion_circuits import plots
 from emotion_circuits.cli import output
 from emotion_circuits.demo import MODEL_FOLDER
 from emotion_circuits.evaluation import Comparison
-from emotion_circuits.pipeline import Run, Settings, comparison, read_manifest, run_pipeline
+from emotion_circuits.pipeline import Run, comparison, load_run
+from emotion_circuits.pipeline.samples import kept_samples
+from emotion_circuits.pipeline.stability import kept_stability
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -25,8 +27,7 @@ IMAGES = ROOT / "docs" / "images"
 
 def main(folder: str) -> None:
     """Write everything from the run in ``folder``."""
-    settings = read_manifest(folder)["settings"]
-    run = run_pipeline(Settings(**(settings | {"emotions": tuple(settings["emotions"])})), folder)
+    run = load_run(folder)
     write_pictures(run)
     replace_block(ROOT / "README.md", "demo-output", f"```text\n{printed(run)}\n```")
     if run.settings.model == "demo":
@@ -34,7 +35,7 @@ def main(folder: str) -> None:
 
 
 def write_pictures(run: Run) -> None:
-    """The README's pictures."""
+    """The pictures of the README and of the page on figures."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     circuits, first = run.circuits(), run.emotions[0]
     figures = {
@@ -43,7 +44,11 @@ def write_pictures(run: Run) -> None:
         "long_tail": plots.neuron_long_tail(run.attributions()[first]),
         "influence": plots.influence_profile(run.influence()),
         "overlap": plots.overlap_matrix(circuits),
+        "stability": plots.stability(kept_stability(run)),
+        "dose_response": plots.dose_response(run.calibration_of("circuit")),
     }
+    if (samples := kept_samples(run)) is not None:
+        figures["samples"] = plots.sample_projection(samples[samples["layer"] == samples["layer"].max()])
     for name, figure in figures.items():
         plots.save_figure(figure, IMAGES / f"{name}.png")
 

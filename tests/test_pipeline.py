@@ -17,11 +17,12 @@ import emotion_circuits as ec
 from emotion_circuits.attribution import Influence
 from emotion_circuits.cli.app import app
 from emotion_circuits.errors import ArtefactError, RunError
-from emotion_circuits.pipeline import STAGES, Settings, comparison, read_manifest, run_pipeline, search
+from emotion_circuits.pipeline import STAGES, Settings, comparison, load_run, read_manifest, run_pipeline, search
 from emotion_circuits.pipeline.diff import diff
 from emotion_circuits.pipeline.difference import distance
 from emotion_circuits.pipeline.folder import RunFolder, file_hash, open_run
 from emotion_circuits.pipeline.manifest import write_manifest
+from emotion_circuits.pipeline.samples import kept_samples
 from emotion_circuits.pipeline.verify import verify
 from emotion_circuits.replies import Replies
 
@@ -60,6 +61,16 @@ def test_the_table_is_what_the_files_say(finished: Path) -> None:
     hits = sum(s["label"] == r["emotion"] for r, s in zip(replies, scores, strict=True))
     assert table.loc["circuit", "at_least"] == pytest.approx(hits / len(replies))
     assert len(replies) == 2 * 4 * 3
+
+
+def test_samples_for_the_report_are_whole_groups_in_every_layer(finished: Path) -> None:
+    run = load_run(finished)
+    table = kept_samples(run)
+    assert table is not None
+    counts = table.groupby(["layer", "item", "valence"])["emotion"].agg(["nunique", "size"])
+    assert set(counts.to_numpy().ravel()) == {len(SMALL.emotions)}
+    assert list(table["layer"].unique()) == list(range(run.directions().n_layers))
+    assert "json-samples" in (finished / "report.html").read_text(encoding="utf-8")
 
 
 def test_running_again_changes_nothing(finished: Path) -> None:

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import unicodedata
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -22,12 +26,14 @@ from emotion_circuits.attribution.influence import Influence
 from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.circuits.circuit import Circuit
 from emotion_circuits.circuits.stability import Stability
+from emotion_circuits.control.doses import Bounds, Calibration, Point
 from emotion_circuits.data.prompts import Prompt
 from emotion_circuits.directions.result import EmotionDirections
 from emotion_circuits.errors import ArtefactError, DataError, DeviceError, EmotionCircuitsError, EmotionError, NodeError
 from emotion_circuits.evaluation.accuracy import Evaluation
 from emotion_circuits.evaluation.comparison import Comparison
 from emotion_circuits.evaluation.judges import Score
+from emotion_circuits.evaluation.pareto import TradeOff, TradePoint
 from emotion_circuits.evaluation.text_quality import Fluency
 from emotion_circuits.nodes import NodeSet, NodeValues
 from emotion_circuits.plots import vision
@@ -184,6 +190,31 @@ def doses(by: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def calibration() -> Calibration:
+    """Two candidates for each emotion: one that has a controlled part, and one that only breaks."""
+    bounds, points, chosen = Bounds(), [], {}
+    for i, emotion in enumerate(EKMAN):
+        for name, ratio in (("top, 5 % of heads", 1.0), ("quota", 1.6)):
+            for s in (0.25, 0.5, 0.7, 1.0, 1.4, 2.0):
+                accuracy, cost = 1 / (1 + np.exp(8 - 14 * s + 0.3 * i)), ratio * 0.9 + 0.15 * s**3
+                regime = bounds.regime(accuracy, cost, 1.0)
+                points.append(Point(emotion, name, s, 12, accuracy, cost, 1.0, regime))
+        chosen[emotion] = next(p for p in points[::-1] if p.emotion == emotion and p.regime == "controlled")
+    return Calibration(chosen, tuple(points), bounds, 500)
+
+
+def traded() -> TradeOff:
+    """Two methods at three strengths."""
+    table = doses("method").query("strength in (0.5, 1, 2)")
+    return TradeOff(
+        tuple(
+            TradePoint(r.method, r.strength, 60, 0, r.accuracy, r.low, r.high, r.perplexity, r.perplexity / 9)
+            for r in table.itertuples()
+        ),
+        "steering",
+    )
+
+
 def samples(layers: tuple[int, ...] = (0, 2, 4)) -> pd.DataFrame:
     """Clouds that part with depth."""
     rng, angle = np.random.default_rng(0), 2 * np.pi / len(EKMAN)
@@ -221,7 +252,19 @@ def course() -> EmotionDynamics:
     return dynamics_of(series, list(range(8)), "fear", n_draws=20)
 
 
+def found() -> pd.DataFrame:
+    """What the discovery benchmark's summary is like."""
+    ends = {"": 0.0, "_low": -0.1, "_high": 0.1}
+    rows = [
+        {"half": half, "kind": "node", "method": method}
+        | {f"{m}{end}": value + shift for m in ("recall", "average_precision") for end, shift in ends.items()}
+        for half in ("high noise", "low noise") for method, value in (("direct", 0.5), ("patching", 0.8))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 FIGURES = {
+    "discovery": lambda: plots.discovery(found()),
     "circuit_graph": lambda: plots.circuit_graph(circuit()),
     "circuit_graph with edges": lambda: plots.circuit_graph(circuit(), edges()),
     "head_heatmap": lambda: plots.head_heatmap(attribution()),
@@ -237,9 +280,10 @@ FIGURES = {
     "dose_sweep": lambda: plots.dose_sweep(sweep()),
     "circuit_curves": lambda: plots.circuit_curves(growing()),
     "specificity": lambda: plots.specificity(removals()),
-    "dose_response": lambda: plots.dose_response(doses()),
-    "dose_response by emotion": lambda: plots.dose_response(doses("emotion")),
-    "pareto": lambda: plots.pareto(doses("method")),
+    "dose_response": lambda: plots.dose_response(calibration()),
+    "dose_response of one emotion": lambda: plots.dose_response(calibration(), "fear"),
+    "pareto": lambda: plots.pareto(traded()),
+    "pareto of a table": lambda: plots.pareto(doses("method")),
     "accuracy_bars": lambda: plots.accuracy_bars(comparison()),
     "overlap_matrix": lambda: plots.overlap_matrix(circuits()),
     "emotion_trace": lambda: plots.emotion_trace(trace()),
@@ -475,6 +519,33 @@ def test_text_from_data_is_never_markup(drawn):
     assert "<b>laughed" not in drawn["emotion_trace"].to_json()
 
 
+def test_dose_response_shows_regimes_bounds_and_what_was_chosen():
+    held = calibration()
+    drawn = plots.dose_response(held, "fear").data
+    curve, other = (next(t for t in drawn if t.name == name) for name in ("chosen candidate", "other candidates"))
+    points = held.curve("fear")
+    assert {p.regime for p in points} >= {"too weak", "controlled"}
+    by_regime = dict(zip((p.regime for p in points), curve.marker.symbol, strict=True))
+    assert len(set(by_regime.values())) == len(by_regime)
+    assert set(other.marker.symbol) == {"x"}
+    rings = [t for t in drawn if t.marker.symbol == "circle-open" and t.hoverinfo == "skip" and t.x[0] is not None]
+    assert [(t.x[0], t.y[0]) for t in rings] == [
+        (held.chosen["fear"].strength, y)
+        for y in (100 * held.chosen["fear"].accuracy, held.chosen["fear"].perplexity_ratio)
+    ]
+    lines = plots.dose_response(held).layout.shapes
+    assert [line.y0 for line in lines] == [100 * held.bounds.accuracy, held.bounds.perplexity_ratio]
+    with pytest.raises(EmotionError, match="awe"):
+        plots.dose_response(held, "awe")
+
+
+def test_animations_have_short_numbers_and_texts():
+    table = samples().assign(x=np.pi * 1e-3, text="word " * 100)
+    points = plots.sample_projection(table).data[0]
+    assert set(points.x) == {0.003142}
+    assert max(map(len, points.text)) <= 90
+
+
 def test_front_is_never_beaten(drawn):
     front = drawn["pareto"].data[0]
     assert list(front.x) == sorted(front.x)
@@ -492,7 +563,7 @@ def test_accuracy_bars_have_the_wilson_interval():
 
 @pytest.mark.parametrize(
     ("function", "frame"),
-    [("pareto", doses()), ("dose_response", sweep()), ("validation_curves", doses()), ("dose_sweep", doses()),
+    [("pareto", doses()), ("validation_curves", doses()), ("dose_sweep", doses()),
      ("circuit_curves", doses()), ("specificity", doses()), ("sample_projection", doses()), ("emotion_trace", doses())],
 )  # fmt: skip
 def test_missing_columns_are_named(function, frame):
@@ -508,12 +579,26 @@ def test_empty_table_is_an_error():
 # Captions -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [circuit, attribution, influence, directions, comparison, circuits])
+@pytest.mark.parametrize(
+    "make",
+    [
+        circuit,
+        attribution,
+        influence,
+        directions,
+        comparison,
+        circuits,
+        calibration,
+        lambda: selected()["fear"],
+        traded,
+    ],
+)
 def test_caption_is_balanced_latex_with_provenance(make):
-    text = plots.caption(make())
+    result = make()
+    text = plots.caption(result)
     assert text.startswith(r"\caption{")
     assert text.count("{") == text.count("}")
-    assert make is comparison or r"tiny\_demo" in text
+    assert not getattr(result, "provenance", {}) or r"tiny\_demo" in text
     bare = text.replace(r"\%", "").replace(r"\_", "").replace(r"\&", "")
     assert not set("%_&#$") & set(bare)
 
@@ -587,14 +672,46 @@ def one_browser():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The kopts argument is ignored")
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_is_written_as_pdf_and_svg(drawn, one_browser, name, tmp_path):
-    figure = plots.theme("paper")(drawn[name])
+def test_every_figure_is_written_whole_as_pdf_and_svg(drawn, one_browser, name, tmp_path):
+    figure = plots.theme("paper")(drawn[name], columns=2)
     pdf, svg = (plots.save_figure(figure, tmp_path / f"figure.{kind}") for kind in ("pdf", "svg"))
     assert pdf.read_bytes().startswith(b"%PDF")
     assert svg.read_text(encoding="utf-8").startswith("<svg")
-    if shutil.which("pdffonts") is None:
-        pytest.skip("pdffonts (poppler-utils) is not installed, so that fonts cannot be checked")
-    listed = subprocess.run(["pdffonts", pdf], capture_output=True, text=True, check=True).stdout.splitlines()[2:]
-    assert listed
+    if shutil.which("pdffonts") is None or shutil.which("pdftotext") is None:
+        pytest.skip("poppler-utils is not installed, so that fonts and margins cannot be checked")
+    fonts = poppler("pdffonts", pdf).splitlines()[2:]
+    assert fonts
     # Columns from the end: emb, sub, uni, object id (two numbers).
-    assert all(line.split()[-5] == "yes" for line in listed)
+    assert all(line.split()[-5] == "yes" for line in fonts)
+    (width, height), words = words_of(poppler("pdftotext", "-bbox", pdf, "-"))
+    assert (width, height) == pytest.approx((figure.layout.width * 0.75, figure.layout.height * 0.75), abs=1)
+    cut = [word for word, (left, top, right, bottom) in words
+           if left < 0 or top < 0 or right > width or bottom > height]  # fmt: skip
+    assert not cut
+    # What lies outside a page altogether is in the SVG and not among the PDF's words.
+    assert letters("".join(word for word, _ in words)) == letters(" ".join(texts_of(svg)))
+
+
+def poppler(tool: str, *arguments: object) -> str:
+    return subprocess.run([tool, *map(str, arguments)], capture_output=True, text=True, check=True).stdout
+
+
+def words_of(page: str) -> tuple[tuple[float, float], list[tuple[str, tuple[float, ...]]]]:
+    """Size of the page and every word with its box, in points."""
+    root = ElementTree.fromstring(page)
+    (sheet,) = root.iter("{http://www.w3.org/1999/xhtml}page")
+    boxes = [
+        (word.text or "", tuple(float(word.attrib[k]) for k in ("xMin", "yMin", "xMax", "yMax")))
+        for word in root.iter("{http://www.w3.org/1999/xhtml}word")
+    ]
+    return (float(sheet.attrib["width"]), float(sheet.attrib["height"])), boxes
+
+
+def texts_of(svg: Path) -> list[str]:
+    root = ElementTree.parse(svg).getroot()
+    return ["".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def letters(text: str) -> Counter[str]:
+    """Letters and digits, ligatures taken apart."""
+    return Counter(c for c in unicodedata.normalize("NFKC", text) if c.isalnum())

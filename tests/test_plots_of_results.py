@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import torch
@@ -10,6 +11,8 @@ from helpers import instructed
 
 import emotion_circuits as ec
 from emotion_circuits import plots
+from emotion_circuits.benchmark import summary
+from emotion_circuits.benchmark.discovery import MEASURES
 
 EMOTIONS = ("anger", "sadness", "fear")
 
@@ -78,6 +81,47 @@ def test_the_plane_of_samples(held) -> None:
     found = {f"{r.item} {r.valence} {r.emotion}": np.hypot(r.x, r.y) for r in last.itertuples()}
     # The plane may be turned within itself, so lengths are compared.
     np.testing.assert_allclose([found[name] for name in order], by_hand, rtol=1e-3, atol=1e-5)
+
+
+def test_control_is_drawn_from_its_results(held) -> None:
+    model, _, _, scores = held
+    emotions, config = ("anger", "fear"), ec.GenerationConfig(max_new_tokens=4)
+    data, judge = ec.load_sev("demo")[1].limit(1), ec.LexiconJudge()
+    nodes = {e: ec.build_circuit(scores[e], neurons=0.8, heads=0.2, size=10, contrast=scores[e].contrast)
+             for e in emotions}  # fmt: skip
+
+    def family(emotion: str, strength: float) -> ec.CircuitModulation:
+        return ec.CircuitModulation(nodes, strength)
+
+    found = ec.calibrate(model, {"top": family}, data, judge, emotions, config=config)
+    drawn = plots.dose_response(found, "fear").data
+    curve = next(t for t in drawn if t.name == "chosen candidate")
+    assert list(curve.x) == [p.strength for p in found.curve("fear")]
+    assert isinstance(plots.dose_response(found), go.Figure)
+
+    methods = [ec.Prompting(), family("", 0.5)]
+    compared = ec.compare(model, methods, data, judge, emotions, config)
+    bars = plots.accuracy_bars(compared).data
+    assert [bar.name for bar in bars] == ["prompting", "circuit"]
+    trade = ec.trade_off(model, compared, methods[1:], data, judge, emotions, config, factors=(2,))
+    points = {t.name: list(t.x) for t in plots.pareto(trade).data}
+    assert points["circuit"] == pytest.approx([p.perplexity_ratio for p in trade.points if p.method == "circuit"])
+
+
+def test_traces_and_discovery_are_drawn_from_their_results(held) -> None:
+    model, prompts, directions, _ = held
+    traced = ec.trace(model, prompts[0], directions)
+    last = traced.projections[-1, :, directions.emotions.index("fear")].tolist()
+    line = next(t for t in plots.emotion_trace(traced).data if t.name == "fear")
+    assert list(line.y) == pytest.approx(last)
+    assert list(plots.trace_heatmap(traced, "fear").data[0].z[-1]) == pytest.approx(last)
+
+    rows = [
+        {"half": "low noise", "kind": "node", "method": name, "model": i} | dict.fromkeys(MEASURES, share)
+        for name, share in (("direct", 0.25), ("patching", 0.75)) for i in range(3)
+    ]  # fmt: skip
+    best = plots.discovery(summary(pd.DataFrame(rows))).data[0]
+    assert list(best.x) == [0.75, 0.25]
 
 
 def test_planes_do_not_jump_from_layer_to_layer(held) -> None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import test_plots as made
+from browser import Visit, low_contrast, unlabelled, visit
 
+from emotion_circuits.circuits.stability import Stability
 from emotion_circuits.errors import ArtefactError
 from emotion_circuits.evaluation.comparison import Comparison
 from emotion_circuits.evaluation.judges import Score
+from emotion_circuits.nodes import NodeValues
 from emotion_circuits.report import ReportData, write_report
 from emotion_circuits.report.headline import headline
 from emotion_circuits.report.replies import MAX_ITEMS, sample_replies
-from emotion_circuits.report.tables import duration, method_rows, setting_rows
+from emotion_circuits.report.tables import duration, method_rows, node_rows, setting_rows
 from emotion_circuits.types import EKMAN
 
 NOTE = "This model's ranking of methods was made by its training and is no evidence about large models."
@@ -32,9 +36,19 @@ def run(**changes) -> ReportData:
         title="Emotion circuits in a tiny model", settings={"seed": 0, "strength": {"anger": 0.8, "fear": 1.0}},
         directions=made.directions(), attributions={e: made.attribution(e) for e in EKMAN}, influence=made.influence(),
         circuits=made.circuits(), comparison=made.comparison(), sampled=made.comparison(seed=1), notes=[NOTE],
-        timings={"elicitation": 75.2, "evaluation": 3},
+        timings={"elicitation": 75.2, "evaluation": 3}, stability=made.selected(), samples=made.samples(),
+        calibrations={"circuit": made.calibration(), "steering": made.calibration()},
     )  # fmt: skip
     return dataclasses.replace(data, **changes)
+
+
+def small_run(**changes) -> ReportData:
+    """A run with one circuit and little beside it, whose report is quickly written."""
+    least: dict[str, Any] = {
+        "attributions": {}, "circuits": {"anger": made.circuit()}, "sampled": None, "timings": None, "calibrations": {},
+        "samples": None, "stability": {}, "notes": (),
+    }  # fmt: skip
+    return run(**least | changes)
 
 
 class Page(HTMLParser):
@@ -93,7 +107,9 @@ def page(html) -> Page:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory) -> str:
-    data = run(title=HOSTILE, notes=[HOSTILE], settings={HOSTILE: HOSTILE}, comparison=made.comparison(text=HOSTILE))
+    data = small_run(
+        title=HOSTILE, notes=[HOSTILE], settings={HOSTILE: HOSTILE}, comparison=made.comparison(text=HOSTILE)
+    )
     return write_report(tmp_path_factory.mktemp("hostile") / "r.html", data).read_text(encoding="utf-8")
 
 
@@ -135,13 +151,13 @@ def test_every_figure_is_json_that_the_page_draws(page):
     held = {a["id"]: json.loads(text) for a, text in page.scripts if a.get("type") == "application/json"}
     drawn = [a["data-figure"] for a in page.all("div") if "data-figure" in a]
     assert set(drawn) == {key for key in held if key.startswith("json-")}
-    assert len(drawn) == len(set(drawn)) == 2 + 1 + 6 + 6 + 6 + 1 + 6 + 1
+    assert len(drawn) == len(set(drawn)) == 3 + 1 + 6 + 1 + 6 + 6 + 1 + 6 + 2 + 2 * 6
     assert all(held[key]["data"] for key in drawn)
 
 
 def test_report_cannot_be_written_into_a_missing_folder(tmp_path):
     with pytest.raises(ArtefactError, match="cannot write"):
-        write_report(tmp_path / "absent" / "report.html", run(sampled=None))
+        write_report(tmp_path / "absent" / "report.html", small_run())
 
 
 # What it says ---------------------------------------------------------------------------------------------------------
@@ -194,7 +210,7 @@ def test_report_shows_a_method_that_nobody_could_score(tmp_path):
     lost = dataclasses.replace(
         held.evaluations["circuit"], scores=tuple(Score(None, "?") for _ in held.evaluations["circuit"].scores)
     )
-    data = run(comparison=Comparison(held.evaluations | {"circuit": lost}, held.fluencies), sampled=None)
+    data = small_run(comparison=Comparison(held.evaluations | {"circuit": lost}, held.fluencies))
     text = Page(write_report(tmp_path / "r.html", data).read_text(encoding="utf-8")).text
     assert "none scored" in text
     assert "nan" not in text.split("Replies side by side")[0]
@@ -213,6 +229,38 @@ def test_every_node_of_every_circuit_is_in_the_table(html):
             assert f'<th scope="row">{name}</th>' in html
 
 
+def test_report_says_which_nodes_are_stable(tmp_path):
+    circuit = made.circuits()["anger"]
+    (stable, *_), every = circuit.nodes, circuit.nodes
+    often = NodeValues(every.neurons * 0.5, every.heads * 0.5)
+    often.values(stable.kind)[stable.layer, stable.index] = 0.95
+    found = Stability(every, often, often, 0.6, 200, 40)
+    path = write_report(tmp_path / "stable.html", small_run(stability={"anger": found}))
+    text = " ".join(Page(path.read_text()).words)
+    assert f"1 of the {len(every)} nodes are in at least 90 % of both" in text
+    assert "share 60 % of their nodes" in text
+    (row,) = [r for r in node_rows(circuit, found) if r["core"]]
+    assert (row["node"], row["chosen"]) == (str(stable), pytest.approx(95))
+    assert text.count("95 ●") == 1
+    assert len(re.findall(r"\b50\b(?! ●)", text)) >= len(every) - 1
+
+
+def test_calibration_and_quality_are_told(page):
+    fear = made.calibration().chosen["fear"]
+    assert f"fear {fear.candidate} {fear.strength:.2f} controlled" in page.text
+    test = made.directions().quality["split halves"]
+    assert f"fear {test.values[3]:.2f}" in page.text
+    assert "no flag" in page.text
+
+
+def test_flagged_directions_are_told(tmp_path):
+    held = made.directions()
+    weak = dataclasses.replace(held, split_half=held.split_half * 0.3)
+    flags = weak.quality.flags("fear")
+    text = Page(write_report(tmp_path / "r.html", small_run(directions=weak)).read_text(encoding="utf-8")).text
+    assert f"flagged : {flags[0]}" in text
+
+
 def test_replies_are_sampled_evenly_and_grouped_by_item():
     held = sample_replies(made.comparison(n_items=60))
     assert set(held) == set(EKMAN)
@@ -225,9 +273,7 @@ def test_replies_are_sampled_evenly_and_grouped_by_item():
 def test_small_runs_have_a_report_too(tmp_path):
     full = made.comparison(n_items=3)
     one = Comparison({"none": full.evaluations["none"]}, full.fluencies)
-    data = run(
-        attributions={}, circuits={"anger": made.circuit()}, comparison=one, sampled=None, notes=(), timings=None
-    )
+    data = small_run(comparison=one)
     page = Page(write_report(tmp_path / "r.html", data).read_text(encoding="utf-8"))
     assert "With none, " in page.text
 
@@ -255,7 +301,7 @@ def test_figures_cannot_end_their_script_element(tmp_path):
     held = made.comparison(n_items=3)
     name = "</script><script>alert(3)</script>"
     renamed = Comparison({name: held.evaluations["none"]}, {name: held.fluencies["none"]})
-    data = run(comparison=renamed, sampled=None)
+    data = small_run(comparison=renamed)
     text = write_report(tmp_path / "r.html", data).read_text(encoding="utf-8")
     assert "<script>alert(3)" not in text
     Page(text)
@@ -285,7 +331,7 @@ def labels_around(page: Page) -> dict[int, bool]:
 def test_tables_are_marked_up_for_screen_readers(page):
     assert all(attrs.get("scope") in ("col", "row") for attrs in page.all("th"))
     sorts = [attrs["aria-sort"] for attrs in page.all("th") if "aria-sort" in attrs]
-    assert len(sorts) == 6 * 6
+    assert len(sorts) == 6 * 6 + 2  # two circuits have a column of stability
     assert set(sorts) == {"none", "descending"}
     assert len(page.all("caption")) >= len(page.all("table"))
 
@@ -333,84 +379,142 @@ def test_links_and_focus_have_contrast(html):
 
 # In a browser ---------------------------------------------------------------------------------------------------------
 
-_VISIT = """
-<script>
-const report = {};
-window.addEventListener("error", (event) => { report.error = event.message; });
-document.addEventListener("securitypolicyviolation", (event) => { report.violation = event.violatedDirective; });
-setTimeout(() => {
-  const pick = (selector) => document.querySelector(selector);
-  const shown = (selector) => [...document.querySelectorAll(selector)].filter((e) => !e.closest("[hidden]"));
-  pick("[data-emotion-choice][name=emotion-nodes][value=fear]").click();
-  report.panels = [...new Set(shown("[data-emotion]").map((e) => e.dataset.emotion))];
-  report.checked = [...document.querySelectorAll("[data-emotion-choice]:checked")].map((e) => e.value);
-  const heads = shown("#nodes th[aria-sort]");
-  heads[2].querySelector("button").click();
-  report.sort = heads.map((e) => e.getAttribute("aria-sort"));
-  report.layers = shown("#nodes tbody tr").map((row) => Number(row.cells[2].textContent));
-  pick("#node-search").value = "l2h"; pick("#node-search").dispatchEvent(new Event("input"));
-  report.found = shown("#nodes tbody tr").map((row) => row.cells[0].textContent);
-  pick("#reply-valence").value = "negative"; pick("#reply-valence").dispatchEvent(new Event("input"));
-  report.valences = shown("#replies .item").map((e) => e.dataset.valence);
-  pick("[data-method-choice][value=steering]").click();
-  report.methods = [...new Set(shown("#replies [data-method]").map((e) => e.dataset.method))];
-  setTimeout(() => {
-    report.plots = document.querySelectorAll(".js-plotly-plot").length;
-    const button = shown("#circuits .controls button")[0];
-    button.click();
-    report.pressed = button.getAttribute("aria-pressed");
-    report.width = document.documentElement.scrollWidth <= window.innerWidth;
-    document.title = "VISITED " + JSON.stringify(report);
-  }, 3000);
-}, 1500);
-</script>
-"""
+
+def opened(seen: Visit, path: Path) -> Any:
+    """The page, looked at from top to bottom; nothing may leave the machine, and every figure is drawn."""
+    page = seen.page
+    page.route("**/*", lambda route: route.continue_() if route.request.url.startswith("file:") else route.abort())
+    page.goto(path.as_uri())
+    page.evaluate("""async () => {
+      for (const plot of document.querySelectorAll("[data-figure]")) {
+        if (!plot.offsetParent) continue;
+        plot.scrollIntoView({ behavior: "instant" });
+        while (!plot.dataset.drawn) await new Promise(requestAnimationFrame);
+      }
+      scrollTo(0, 0);
+    }""")
+    return page
 
 
-def visit(html: str, folder: Path, *flags: str) -> tuple[dict, str]:
-    """Open the page, use its controls, and return what was seen and what the console said."""
-    file = folder / "visited.html"
-    start, end, rest = html.rpartition("</body>")  # Plotly's own code has the word too
-    file.write_text(start + _VISIT + end + rest, encoding="utf-8")
-    command = [
-        made.browser() or "", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr", "--virtual-time-budget=20000", *flags,
-        "--dump-dom", file.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    title = re.search(r"<title>VISITED (.*?)</title>", done.stdout)
-    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
-    assert title, f"the page did not come to its end: {console}"
-    return json.loads(title[1].replace("&amp;", "&")), console
+def shown(page: Any, selector: str, what: str) -> list[Any]:
+    """``what`` of every visible element."""
+    return page.evaluate(
+        f"(selector) => [...document.querySelectorAll(selector)].filter((e) => e.offsetParent).map((e) => {what})",
+        selector,
+    )
 
 
-@made.needs_browser
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["1280,900", "500,800"])
-def test_page_works_in_a_browser(html, tmp_path, size):
-    seen, console = visit(html, tmp_path, f"--window-size={size}")
-    assert console == ""
-    assert "error" not in seen
-    assert "violation" not in seen
-    assert seen["panels"] == ["fear"]
-    assert set(seen["checked"]) == {"fear"}
-    assert seen["sort"] == ["none", "none", "descending", "none", "none", "none"]
-    assert seen["layers"] == sorted(seen["layers"], reverse=True)
-    assert seen["found"]
-    assert all(name.startswith("L2H") for name in seen["found"])
-    assert set(seen["valences"]) == {"negative"}
-    assert seen["methods"] == [m for m in made.METHODS if m != "steering"]
-    assert seen["plots"] >= 1
-    assert seen["pressed"] == "true"
-    assert seen["width"]
+def test_page_works_in_a_browser(path):
+    with visit(reduced_motion="reduce") as seen:
+        page = opened(seen, path)
+        assert {urlsplit(url).scheme for url in seen.requests} <= {"file", "data", "blob"}
+        assert unlabelled(page) == []
+
+        page.locator("[name=emotion-nodes][value=fear]").check(force=True)
+        assert set(shown(page, "[data-emotion]", "e.dataset.emotion")) == {"fear"}
+        chosen = page.evaluate("[...document.querySelectorAll('[data-emotion-choice]:checked')].map((e) => e.value)")
+        assert set(chosen) == {"fear"}
+
+        check_nodes(page)
+        check_replies(page)
+        check_player(page)
+        first = page.locator("#circuits .controls:visible button").first
+        first.click()
+        assert first.get_attribute("aria-pressed") == "true"
+        seen.picture("report-light")
+        assert seen.problems == []
 
 
-@made.needs_browser
+def check_nodes(page: Any) -> None:
+    """The table sorts and searches."""
+    page.locator("#nodes th:visible button", has_text="Layer").click()
+    assert shown(page, "#nodes th[aria-sort]", "e.ariaSort") == ["none"] * 2 + ["descending"] + ["none"] * 4
+    layers = [int(text) for text in shown(page, "#nodes tbody tr", "e.cells[2].textContent")]
+    assert layers == sorted(layers, reverse=True)
+    assert len(set(layers)) > 1
+    page.fill("#node-search", "l2h")
+    found = shown(page, "#nodes tbody tr", "e.cells[0].textContent")
+    assert found
+    assert all(name.startswith("L2H") for name in found)
+    assert page.inner_text("#node-count").startswith(f"{len(found)} of ")
+
+
+def check_replies(page: Any) -> None:
+    """Replies are filtered by event, method and verdict."""
+    page.select_option("#reply-valence", "negative")
+    assert set(shown(page, "#replies .item", "e.dataset.valence")) == {"negative"}
+    page.locator("[data-method-choice][value=steering]").uncheck()
+    methods = dict.fromkeys(shown(page, "#replies [data-method]", "e.dataset.method"))
+    assert list(methods) == [m for m in made.METHODS if m != "steering"]
+    page.select_option("#reply-verdict", "miss")
+    assert set(shown(page, "#replies [data-method]", "e.dataset.verdict")) == {"miss"}
+    empty = "[...e.querySelectorAll('[data-method]')].every((a) => !a.offsetParent)"
+    assert not any(shown(page, "#replies .item", empty))
+
+
+def check_player(page: Any) -> None:
+    """The animation over layers has a slider and a button, both for the keyboard."""
+    slider = page.locator("#directions input[type=range]")
+    slider.focus()
+    page.keyboard.press("Home")
+    first = "document.querySelector('[data-figure=json-samples]').data[0].x[0]"
+    page.wait_for_timeout(600)
+    at_start = page.evaluate(first)
+    page.keyboard.press("End")
+    page.wait_for_timeout(600)
+    assert slider.get_attribute("aria-valuetext") == "layer 4"
+    assert page.evaluate(first) != at_start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_has_contrast(path, scheme):
+    with visit(color_scheme=scheme) as seen:
+        page = opened(seen, path)
+        # Plotly chooses the colour of a cell's number by the cell, which style sheets do not know.
+        page.evaluate("document.querySelectorAll('.heatmap-label').forEach((e) => e.remove())")
+        assert low_contrast(page) == []
+        if scheme == "dark":
+            seen.picture("report-dark")
+        assert seen.problems == []
+
+
+@pytest.mark.slow
+def test_page_fits_a_phone_and_the_keyboard_reaches_everything(path):
+    with visit(width=375, height=740) as seen:
+        page = opened(seen, path)
+        assert page.evaluate("document.documentElement.scrollWidth") == 375
+        small = shown(page, "button, select, input[type=search]", "[e.textContent || e.id, e.offsetHeight]")
+        assert [name for name, height in small if height < 24] == []  # WCAG 2.2's least target
+        assert page.evaluate("[...document.querySelectorAll('[tabindex]')].every((e) => e.tabIndex === 0)")
+        page.evaluate("window.scrollTo(0, 0)")
+        reached = [focused(page) for _ in range(60)]
+        assert reached[0]["text"] == "Skip to the results"
+        tops = [r["top"] for r in reached[1:] if not r["sticky"]]
+        assert tops == sorted(tops)
+        assert all(r["outline"] for r in reached)
+        seen.picture("report-phone")
+        assert seen.problems == []
+
+
+def focused(page: Any) -> dict[str, Any]:
+    """What has the focus after another press of the tab key: where it is, and whether one can see that it has it."""
+    page.keyboard.press("Tab")
+    return page.evaluate("""() => {
+      const e = document.activeElement, next = e.matches('.picker input') ? e.nextElementSibling : e;
+      return { text: e.textContent.trim().slice(0, 40), sticky: Boolean(e.closest('nav')),
+               top: Math.round(e.getBoundingClientRect().top + scrollY),
+               outline: getComputedStyle(next).outlineStyle !== "none" };
+    }""")
+
+
 @pytest.mark.slow
 def test_hostile_page_does_nothing_in_a_browser(hostile, tmp_path):
-    alarm = hostile.replace(
-        "<head>", "<head><script>window.alert = (what) => console.error('ALARM', what);</script>", 1
-    )
-    _, console = visit(alarm, tmp_path)
-    assert console == ""
+    path = tmp_path / "hostile.html"
+    path.write_text(hostile, encoding="utf-8")
+    with visit() as seen:
+        alarms: list[str] = []
+        seen.page.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))
+        opened(seen, path)
+        assert alarms == seen.problems == []

@@ -114,7 +114,8 @@ class Fixed:
 
     def _strengths(self, run: Run, kind: str) -> dict[str, float]:
         if kind == "steering":
-            return dict.fromkeys(run.emotions, self.stages.steering(run.model)["strength"])
+            strength: float = self.stages.steering(run.model)["strength"]
+            return dict.fromkeys(run.emotions, strength)
         # The reference has six emotions; any other label gets 1, as most do.
         held: Mapping[str, float] = self.stages.modulation["strength"]
         return {emotion: held.get(emotion, 1.0) for emotion in run.emotions}

@@ -20,7 +20,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(  # pyright: ignore[reportUns
         "graph": ["circuit_graph"],
         "curves": ["validation_curves", "dose_sweep", "circuit_curves"],
         "agreement": ["overlap_matrix", "specificity", "stability"],
-        "control": ["dose_response", "accuracy_bars"],
+        "calibration": ["dose_response"],
+        "control": ["accuracy_bars"],
         "trade_off": ["pareto"],
         "tracing": ["trace_heatmap"],
         "affect": ["affect_plane", "language_agreement", "emotion_dynamics"],
@@ -33,8 +34,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(  # pyright: ignore[reportUns
 if TYPE_CHECKING:
     from emotion_circuits.plots.affect import affect_plane, emotion_dynamics, language_agreement
     from emotion_circuits.plots.agreement import overlap_matrix, specificity, stability
+    from emotion_circuits.plots.calibration import dose_response
     from emotion_circuits.plots.captions import caption
-    from emotion_circuits.plots.control import accuracy_bars, dose_response
+    from emotion_circuits.plots.control import accuracy_bars
     from emotion_circuits.plots.curves import circuit_curves, dose_sweep, validation_curves
     from emotion_circuits.plots.discovery import discovery
     from emotion_circuits.plots.export import save_figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -102,7 +102,7 @@ def stability(found: Mapping[str, Stability]) -> go.Figure:
         raise DataError("stability got no result; there is nothing to draw")
     figure = go.Figure()
     for emotion, result in found.items():
-        table = result.to_frame()
+        table: Any = result.to_frame()
         table = table[table["in_circuit"]].sort_values("frequency", ascending=False, kind="stable")
         look = style_of(emotion, list(found))
         figure.add_trace(

@@ -8,9 +8,13 @@ from typing import Any
 from emotion_circuits.attribution.influence import Influence
 from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.circuits.circuit import Circuit
+from emotion_circuits.circuits.stability import Stability
+from emotion_circuits.control.doses import Calibration
 from emotion_circuits.directions.result import EmotionDirections
 from emotion_circuits.errors import DataError
 from emotion_circuits.evaluation.comparison import Comparison
+from emotion_circuits.evaluation.pareto import TradeOff
+from emotion_circuits.tracing import Trace
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -22,7 +26,8 @@ def caption(result: Any) -> str:
     r"""A LaTeX ``\caption{...}`` for a figure of ``result``.
 
     Args:
-        result: directions, an attribution, influence, a circuit, a comparison, or a mapping of circuits.
+        result: directions, an attribution, influence, a circuit, its stability, a calibration, a comparison, a
+            trade-off, a trace, or a mapping of circuits.
 
     Raises:
         DataError: it is something else.
@@ -36,8 +41,8 @@ def caption(result: Any) -> str:
         described = _DESCRIBE.get(type(result))
         if described is None:
             raise DataError(
-                f"no caption for {type(result).__name__}; give directions, an attribution, influence, a circuit or a "
-                "comparison"
+                f"no caption for {type(result).__name__}; give directions, an attribution, influence, a circuit, its "
+                "stability, a calibration, a comparison, a trade-off or a trace"
             )
         what, held = described(result), getattr(result, "provenance", {})
     return rf"\caption{{{' '.join([what, *_settings(held)])}}}"
@@ -100,9 +105,41 @@ def _comparison(result: Comparison) -> str:
     )
 
 
+def _stability(result: Stability) -> str:
+    return (
+        f"Share of {result.n_draws} resamples of {result.n_scenarios} scenarios in which each node of the circuit is "
+        f"chosen again; circuits of two halves share {100 * result.halves:.0f}\\% of their nodes (Jaccard)."
+    )
+
+
+def _calibration(result: Calibration) -> str:
+    bounds = result.bounds
+    return (
+        f"Accuracy and perplexity over strength for {_list(result.chosen)}, on the validation items "
+        f"({len(result.points)} points). Open: too weak; filled: controlled; crosses: degenerate; rings: chosen. "
+        f"Bounds: accuracy {100 * bounds.accuracy:.0f}\\%, {bounds.perplexity_ratio:g} times the prompted replies' "
+        "perplexity."
+    )
+
+
+def _trade_off(result: TradeOff) -> str:
+    methods = list(dict.fromkeys(point.method for point in result.points))
+    return (
+        f"Accuracy with 95\\% Wilson intervals against perplexity, as a multiple of that of {latex(result.reference)}, "
+        f"for {_list(methods)} at {len(result.points)} points. Rings: no other point beats them."
+    )
+
+
+def _trace(result: Trace) -> str:
+    return (
+        f"Projection of the residuals of {len(result)} tokens on the directions of {_list(result.emotions)}, at "
+        f"{latex(result.site)} of {len(result.projections)} layers."
+    )
+
+
 _DESCRIBE: dict[type, Any] = {
     EmotionDirections: _directions, Attribution: _attribution, Influence: _influence, Circuit: _circuit,
-    Comparison: _comparison,
+    Comparison: _comparison, Stability: _stability, Calibration: _calibration, TradeOff: _trade_off, Trace: _trace,
 }  # fmt: skip
 
 

@@ -43,7 +43,9 @@ def save_figure(
     if kind == "html":
         write_text(path, figure.to_html(include_plotlyjs=True, full_html=True))
     elif kind in IMAGES:
-        size = {"width": width or figure.layout.width or 800, "height": height or figure.layout.height or 500}
+        wanted = {"width": width or figure.layout.width or 800, "height": height or figure.layout.height or 500}
+        # Chromium cuts what lies at the end of a printed page that is not a whole number of pixels high.
+        size = {name: round(float(value)) for name, value in wanted.items()}
         _render(figure, path, kind, {"format": kind, "scale": 1 if kind in ("pdf", "svg") else scale, **size})
     else:
         raise ArtefactError(f"cannot save a figure as {path.name!r}; use one of .html, .{', .'.join(IMAGES)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import plotly.graph_objects as go
 
@@ -14,12 +14,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def need(frame: pd.DataFrame, columns: Sequence[str], figure: str) -> Any:
-    """``frame`` itself, once it has rows and every column (as Any: pandas' types cannot follow a selection).
+class Result(Protocol):
+    """What has a table."""
+
+    def to_frame(self) -> pd.DataFrame: ...
+
+
+Table: TypeAlias = "pd.DataFrame | Result"
+"""A table, or a result that has one."""
+
+
+def need(held: Table, columns: Sequence[str], figure: str) -> Any:
+    """The table of ``held``, once it has rows and every column (as Any: pandas' types cannot follow a selection).
 
     Raises:
         DataError: it has no row, or a column is missing.
     """
+    frame: Any = held.to_frame() if hasattr(held, "to_frame") else held
     missing = [column for column in columns if column not in frame]
     if missing:
         raise DataError(

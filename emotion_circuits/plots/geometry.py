@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from emotion_circuits.directions.result import EmotionDirections
-from emotion_circuits.plots.frames import need, values, zero_line
+from emotion_circuits.plots.frames import Table, need, values, zero_line
 from emotion_circuits.plots.themes import LIGHT, diverging, faded, finish, plain, style_of
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def direction_similarity(directions: EmotionDirections, emotion: str) -> go.Figu
     )  # fmt: skip
     finish(
         figure, f"The direction of {plain(emotion)} from sublayer to sublayer",
-        f"frame: the stable run, layer {stable[0]} to {stable[-1]}; from {directions.n_groups} groups",
+        f"frame: the stable run, {_span(stable)}; from {directions.n_groups} groups",
         x="sublayer (layer: attention, then MLP)", y="sublayer", height=480,
     )  # fmt: skip
     step = max(1, -(-directions.n_layers // 9))
@@ -80,7 +82,7 @@ def sample_projection(frame: pd.DataFrame) -> go.Figure:
     figure = go.Figure(data=frames[-1].data, frames=frames if len(layers) > 1 else [])
     where = f"layer {layers[-1]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}, press play"
     finish(
-        figure, "Samples by the emotion that was asked for", f"{len(frame) // len(layers)} samples; {where}",
+        figure, "Samples by the emotion that was asked for", f"{len(table) // len(layers)} samples; {where}",
         x="first component (residual units)", y="second component (residual units)", height=520,
     )  # fmt: skip
     reach = [float(table[c].abs().max()) * 1.08 or 1.0 for c in ("x", "y")]
@@ -91,14 +93,14 @@ def sample_projection(frame: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def emotion_trace(frame: pd.DataFrame) -> go.Figure:
+def emotion_trace(trace: Table) -> go.Figure:
     """How far each token's residual points along each emotion, over a text.
 
     Args:
-        frame: tidy (``token, emotion, projection``, and ``position`` if tokens are not in order), or wide: ``token``
-            and one column per emotion.
+        trace: from `emotion_circuits.trace` (its last layer is drawn), or a table: tidy (``token, emotion,
+            projection``, and ``position`` if tokens are not in order), or wide (``token`` and one column per emotion).
     """
-    tokens, held = _series(frame)
+    tokens, held = _series(trace)
     emotions = list(held)
     figure = go.Figure()
     zero_line(figure)
@@ -123,17 +125,22 @@ def emotion_trace(frame: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def _series(frame: pd.DataFrame) -> tuple[list[Any], dict[str, list[Any]]]:
+def _series(trace: Table) -> tuple[list[Any], dict[str, list[Any]]]:
     """Tokens, and each emotion's projections on them, from a tidy or a wide table."""
-    table = need(frame, ("token",), "emotion_trace")
+    table = need(trace, ("token",), "emotion_trace")
     if "emotion" not in table:
         emotions = [column for column in table.columns if column not in ("token", "position")]
         need(table, ("token", *(emotions or ["an emotion"])), "emotion_trace")
         return values(table["token"]), {str(e): values(table[e]) for e in emotions}
     need(table, ("token", "emotion", "projection"), "emotion_trace")
-    ordered = table.sort_values("position", kind="stable") if "position" in table else table
-    parts = {str(e): ordered[ordered["emotion"] == e] for e in dict.fromkeys(table["emotion"])}
+    last = table[table["layer"] == table["layer"].max()] if "layer" in table else table
+    ordered = last.sort_values("position", kind="stable") if "position" in last else last
+    parts = {str(e): ordered[ordered["emotion"] == e] for e in dict.fromkeys(last["emotion"])}
     return values(next(iter(parts.values()))["token"]), {e: values(p["projection"]) for e, p in parts.items()}
+
+
+def _span(layers: Sequence[int]) -> str:
+    return f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"
 
 
 def _cosines(cosines: np.ndarray, x: list[Any], y: list[Any], text: np.ndarray) -> go.Heatmap:
@@ -148,9 +155,10 @@ def _cosines(cosines: np.ndarray, x: list[Any], y: list[Any], text: np.ndarray) 
 def _cloud(frame: Any, layer: object, emotion: str, emotions: list[str]) -> go.Scatter:
     part = frame[(frame["layer"] == layer) & (frame["emotion"] == emotion)]
     look = style_of(emotion, emotions)
-    texts = [plain(t) for t in part["text"]] if "text" in part else [""] * len(part)
+    texts = [plain(shorten(str(t), 90)) for t in part["text"]] if "text" in part else [""] * len(part)
+    x, y = ([float(f"{value:.4g}") for value in part[c]] for c in ("x", "y"))  # what is drawn needs no more digits
     return go.Scatter(
-        x=values(part["x"]), y=values(part["y"]), mode="markers", name=plain(emotion), text=texts,
+        x=x, y=y, mode="markers", name=plain(emotion), text=texts,
         marker={"symbol": look.marker, "size": 7, "color": faded(look.colour, 0.75)},
         hovertemplate=f"<b>{plain(emotion)}</b>, layer {layer}<br>%{{text}}<br>(%{{x:.3g}}, %{{y:.3g}})<extra></extra>",
     )  # fmt: skip

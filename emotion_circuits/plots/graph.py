@@ -190,7 +190,7 @@ def _finish(figure: go.Figure, circuit: Circuit, views: list[bool | None], group
     lines = "; lines: effect of a path (dotted: upwards)" if edges else ""
     finish(
         figure, f"The circuit of {plain(circuit.emotion)}",
-        f"{circuit.nodes.n_neurons} neurons and {circuit.nodes.n_heads} heads, {100 * circuit.share:.2g} % of the "
+        f"{circuit.nodes.n_neurons} neurons and {_heads(circuit.nodes.n_heads)}, {100 * circuit.share:.2g} % of the "
         f"model’s nodes; area: score{lines}",
         x="heads by index, neurons by rank of score within the layer", y="layer",
         height=max(380, 190 + n_layers * (58 if n_layers <= 8 else 30)),
@@ -220,6 +220,10 @@ def _finish(figure: go.Figure, circuit: Circuit, views: list[bool | None], group
 def _button(name: str, views: list[bool | None], wanted: bool) -> dict[str, Any]:
     shown = [view is None or view == wanted for view in views]
     return {"label": name, "method": "update", "args": [{"visible": shown}]}
+
+
+def _heads(n: int) -> str:
+    return f"{n} head{'' if n == 1 else 's'}"
 
 
 def _sizes(score: np.ndarray, least: int, most: int) -> list[float]:

@@ -15,6 +15,8 @@ INCHES = {1: 3.3, 2: 6.9}
 _FINER = 0.62
 _ROW = 15
 _TALLEST = 8.8 * PIXELS_PER_INCH
+_FLATTEST = 0.3
+"""Least height for a width: Chromium prints flatter pages incompletely."""
 
 
 def fit(figure: go.Figure, size: float, columns: int) -> go.Figure:
@@ -35,9 +37,10 @@ def fit(figure: go.Figure, size: float, columns: int) -> go.Figure:
     headings = any(a.get("yref") == "paper" for a in layout.get("annotations", []))
     rows = -(-_legend_entries(held["data"]) // (3 if columns == 1 else 7))
     layout["legend"] |= {"y": 1.1 if headings else 1.01}
-    height = float(layout.get("height", 400)) * (0.58 if columns == 1 else 0.72)
+    width = INCHES[columns] * PIXELS_PER_INCH
+    height = max(float(layout.get("height", 400)) * (0.58 if columns == 1 else 0.72), _FLATTEST * width)
     layout |= {
-        "width": INCHES[columns] * PIXELS_PER_INCH, "height": min(height + _ROW * rows, _TALLEST),
+        "width": width, "height": min(height + _ROW * rows, _TALLEST),
         "margin": {"l": 40, "r": 8, "t": 28 + _ROW * (rows + headings), "b": 46},
         "paper_bgcolor": "#ffffff", "plot_bgcolor": "#ffffff",
     }  # fmt: skip

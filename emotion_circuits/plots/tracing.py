@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import plotly.graph_objects as go
 
-from emotion_circuits.plots.frames import need, values
+from emotion_circuits.plots.frames import Table, need, values
 from emotion_circuits.plots.themes import LIGHT, diverging, finish, plain
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-def trace_heatmap(frame: pd.DataFrame, emotion: str | None = None) -> go.Figure:
+def trace_heatmap(trace: Table, emotion: str | None = None) -> go.Figure:
     """Tokens across; down, every layer for one emotion, or every emotion at one layer.
 
     Args:
-        frame: from ``Trace.to_frame``: ``position, token, layer, emotion, projection``; ``role`` and ``turn`` part the
-            messages of a conversation.
-        emotion: show its layers; without it the frame's last layer is shown, with all emotions.
+        trace: from `emotion_circuits.trace`, or its table: ``position, token, layer, emotion, projection``; ``role``
+            and ``turn`` part the messages of a conversation.
+        emotion: show its layers; without it the last layer is shown, with all emotions.
     """
-    table = need(frame, ("position", "token", "layer", "emotion", "projection"), "trace_heatmap")
+    table = need(trace, ("position", "token", "layer", "emotion", "projection"), "trace_heatmap")
     if emotion is None:
         layer = max(table["layer"])
         part, key, shown = table[table["layer"] == layer], "emotion", f"layer {layer}"

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import plotly.graph_objects as go
 
-from emotion_circuits.plots.control import look_of
-from emotion_circuits.plots.frames import bars, need, values
+from emotion_circuits.plots.control import method_look
+from emotion_circuits.plots.frames import Table, bars, need, values
 from emotion_circuits.plots.themes import LIGHT, finish, plain
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-def pareto(frame: pd.DataFrame) -> go.Figure:
+def pareto(points: Table) -> go.Figure:
     """Accuracy against perplexity; the stepped line is the front, and its points are ringed.
 
     Args:
-        frame: ``method, accuracy`` and ``perplexity_ratio`` or ``perplexity``, as from `trade_off`; ``strength`` orders
-            and names a method's points, ``low`` and ``high`` give intervals.
+        points: from `trade_off`, or a table with ``method, accuracy`` and ``perplexity_ratio`` or ``perplexity``, as of
+            a `Comparison`; ``strength`` orders and names a method's points, ``low`` and ``high`` give intervals.
     """
-    table = need(frame, ("method", "accuracy"), "pareto")
+    table = need(points, ("method", "accuracy"), "pareto")
     cost = "perplexity_ratio" if "perplexity_ratio" in table else "perplexity"
     table = need(table, ("method", "accuracy", cost), "pareto")
     methods, figure = list(dict.fromkeys(table["method"])), go.Figure()
@@ -34,7 +31,7 @@ def pareto(frame: pd.DataFrame) -> go.Figure:
         )
     )  # fmt: skip
     for method in methods:
-        look = look_of(method, methods, "method")
+        look = method_look(method, methods)
         figure.add_trace(_points(table[table["method"] == method], plain(method), look, cost))
     unit = ", as a multiple of the reference's" if cost == "perplexity_ratio" else ""
     finish(

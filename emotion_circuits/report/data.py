@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from emotion_circuits.attribution.influence import Influence
 from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.circuits.circuit import Circuit
+from emotion_circuits.circuits.stability import Stability
+from emotion_circuits.control.doses import Calibration
 from emotion_circuits.directions.result import EmotionDirections
 from emotion_circuits.evaluation.comparison import Comparison
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,9 @@ class ReportData:
         notes: paragraphs that stand right below the headline: what the numbers do not say.
         timings: seconds that each stage took.
         temperature: of ``sampled``.
+        stability: how often each circuit's nodes are chosen on resamples of the data, by emotion.
+        calibrations: what was tried to find the strengths, by kind of method.
+        samples: where samples lie in the plane of the directions, from `emotion_circuits.project_samples`.
     """
 
     title: str
@@ -42,3 +50,6 @@ class ReportData:
     notes: Sequence[str] = ()
     timings: Mapping[str, float | int] | None = None
     temperature: float | int = 0.7
+    stability: Mapping[str, Stability] = field(default_factory=dict)
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    samples: pd.DataFrame | None = None

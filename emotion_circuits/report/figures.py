@@ -43,13 +43,17 @@ class ReportFigures:
 
     bars: ReportFigure
     sampled_bars: ReportFigure | None
+    costs: ReportFigure
     between: ReportFigure
     sublayers: dict[str, ReportFigure]
+    samples: ReportFigure | None
     heads: dict[str, ReportFigure]
     tails: dict[str, ReportFigure]
     influence: ReportFigure
     circuits: dict[str, ReportFigure]
     overlap: ReportFigure | None
+    stability: ReportFigure | None
+    doses: dict[str, dict[str, ReportFigure]]
 
 
 def all_figures(run: ReportData) -> ReportFigures:
@@ -60,11 +64,13 @@ def all_figures(run: ReportData) -> ReportFigures:
     return ReportFigures(
         bars=figure("bars", plots.accuracy_bars(run.comparison), 640),
         sampled_bars=None if run.sampled is None else figure("sampled-bars", plots.accuracy_bars(run.sampled), 640),
+        costs=figure("costs", plots.pareto(run.comparison.table()), 340),
         between=figure("between", plots.emotion_similarity(run.directions, layer), 340),
         sublayers={
             e: figure(f"sublayers-{i}", plots.direction_similarity(run.directions, e), 340)
             for i, e in enumerate(run.directions.emotions)
         },
+        samples=None if run.samples is None else figure("samples", plots.sample_projection(run.samples), 340),
         heads={
             e: figure(f"heads-{i}", plots.head_heatmap(a), 320) for i, (e, a) in enumerate(scored) if "head" in a.kinds
         },
@@ -78,17 +84,28 @@ def all_figures(run: ReportData) -> ReportFigures:
             e: figure(f"circuit-{i}", plots.circuit_graph(c), 600) for i, (e, c) in enumerate(run.circuits.items())
         },
         overlap=figure("overlap", plots.overlap_matrix(run.circuits), 660) if len(run.circuits) > 1 else None,
+        stability=figure("stability", plots.stability(run.stability), 340) if run.stability else None,
+        doses={
+            kind: {e: figure(f"dose-{kind}-{i}", plots.dose_response(held, e), 340) for i, e in enumerate(held.chosen)}
+            for kind, held in run.calibrations.items()
+        },
     )
 
 
 def figure(key: str, drawn: go.Figure, least_width: int) -> ReportFigure:
-    """One figure for the page: no title in it, no dragging that would catch a finger's scrolling."""
+    """One figure for the page: no title in it, no dragging that would catch a finger's scrolling.
+
+    The page has buttons and sliders of its own for views and animations, which a keyboard reaches.
+    """
     layout = drawn.layout
     title, subtitle = (_TAGS.sub("", text or "") for text in (layout.title.text, layout.title.subtitle.text))
     removed = _TITLE
     top = (layout.margin.t or 98) - removed + (16 if _has_legend(drawn) else 0)
     height = int(layout.height or 400) - removed
     copy = go.Figure(drawn)
+    if drawn.frames:
+        copy.layout.sliders, copy.layout.updatemenus = (), ()
+        copy.update_layout(margin_b=56)
     copy.update_layout(
         title=None, height=height, margin={"t": top, "l": 56, "r": 16}, dragmode=False, autosize=True,
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",

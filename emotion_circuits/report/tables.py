@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from emotion_circuits.circuits.circuit import Circuit
+from emotion_circuits.circuits.stability import Stability
+from emotion_circuits.control.doses import Calibration
+from emotion_circuits.directions.quality import DirectionQuality
 from emotion_circuits.evaluation.comparison import Comparison
+from emotion_circuits.types import KINDS
 
 EXPLANATIONS = {
     "none": "no instruction, no change: how often an untouched reply looks like the emotion",
@@ -16,6 +20,7 @@ EXPLANATIONS = {
     "circuit": "what the emotion changes is added to the circuit’s nodes, the prompt asks for nothing",
     "random circuit": "the same, at as many random nodes in every layer",
     "prompting - circuit": "the prompt asks for the emotion, the circuit’s part is taken away",
+    "prompting - random": "the same, at the random nodes",
 }
 """What each known method does, in a few words."""
 
@@ -73,9 +78,44 @@ def emotion_rows(comparison: Comparison) -> tuple[list[str], list[dict[str, Any]
     return emotions, rows
 
 
-def node_rows(circuit: Circuit) -> list[dict[str, Any]]:
-    """One row per node of a circuit, best first."""
-    return circuit.to_frame().to_dict("records")
+def node_rows(circuit: Circuit, stability: Stability | None = None) -> list[dict[str, Any]]:
+    """One row per node of a circuit, best first; with ``chosen``, in percent of the resamples, and ``core``."""
+    table = circuit.to_frame()
+    if stability is not None:
+        frequency = {kind: 100 * stability.frequency.values(kind) for kind in KINDS}
+        core = stability.core().names()
+        at = zip(table["kind"], table["layer"], table["index"], strict=True)
+        table = table.assign(chosen=[float(frequency[k][l, i]) for k, l, i in at], core=table["node"].isin(core))
+    return table.to_dict("records")
+
+
+def quality_rows(quality: DirectionQuality) -> list[dict[str, Any]]:
+    """One row per emotion: its tests' results, and whether it is flagged."""
+    table: Any = quality.to_frame()
+    return [
+        {"emotion": emotion, "flags": quality.flags(emotion),
+         "tests": table[table["emotion"] == emotion].to_dict("records")}
+        for emotion in quality.emotions
+    ]  # fmt: skip
+
+
+def calibration_rows(calibration: Calibration) -> list[dict[str, Any]]:
+    """One row per emotion: the candidate and strength that were chosen, and what they measured."""
+    return [
+        asdict(point) | {"n_points": len(calibration.curve(emotion)),
+                         "tried": len({p.candidate for p in calibration.points if p.emotion == emotion})}
+        for emotion, point in calibration.chosen.items()
+    ]  # fmt: skip
+
+
+def stability_summary(circuit: Circuit, stability: Stability) -> str:
+    """How many nodes other data would have given too, in two sentences."""
+    kept = len(stability.core() & circuit.nodes)
+    return (
+        f"Chosen again on {stability.n_draws} resamples of the {stability.n_scenarios} training scenarios and on "
+        f"halves of them, {kept} of the {len(circuit.nodes)} nodes are in at least 90 % of both (● in the table of "
+        f"nodes). Circuits of two disjoint halves share {100 * stability.halves:.0f} % of their nodes (Jaccard)."
+    )
 
 
 def layer_summary(circuit: Circuit) -> str:
@@ -83,9 +123,10 @@ def layer_summary(circuit: Circuit) -> str:
     counts = (circuit.nodes.neurons.sum(dim=1) + circuit.nodes.heads.sum(dim=1)).tolist()
     fullest = max(range(len(counts)), key=counts.__getitem__)
     best = ", ".join(circuit.to_frame()["node"].head(5))
+    flagged = f" The direction it was found with is flagged: {'; '.join(circuit.flags)}." if circuit.flags else ""
     return (
         f"Of the model’s {circuit.dims.n_nodes:,} nodes the circuit has {len(circuit.nodes)}; layer {fullest} holds "
-        f"the most ({counts[fullest]}). Highest scores: {best}."
+        f"the most ({counts[fullest]}). Highest scores: {best}.{flagged}"
     )
 
 

@@ -68,9 +68,12 @@ def _results(run: ReportData) -> dict[str, Any]:
         "comparisons": _comparisons(run), "replies": sample_replies(run.comparison),
         "n_items": n_items(run.comparison), "n_shown": MAX_ITEMS, "methods": list(run.comparison.evaluations),
         "judge": next(iter(run.comparison.evaluations.values()), None),
-        "nodes": {e: tables.node_rows(c) for e, c in run.circuits.items()},
+        "nodes": {e: tables.node_rows(c, run.stability.get(e)) for e, c in run.circuits.items()},
         "summaries": {e: tables.layer_summary(c) for e, c in run.circuits.items()},
+        "stabilities": {e: tables.stability_summary(run.circuits[e], s) for e, s in run.stability.items()},
         "stable": run.directions.stable_layers(), "split_half": float(run.directions.split_half.mean()),
+        "quality": tables.quality_rows(run.directions.quality),
+        "calibrations": {kind: tables.calibration_rows(held) for kind, held in run.calibrations.items()},
         "dots": {e: _dot(e, emotions) for e in emotions},
     }  # fmt: skip
 

@@ -16,8 +16,11 @@
     delete figure.layout.updatemenus;
     const chosen = Number(plot.dataset.view || -1);
     if (menus.length && chosen >= 0) applyView(figure, menus[0].buttons[chosen]);
-    Plotly.react(plot, figure.data, figure.layout, config);
+    const frames = figure.frames || [];
+    if (frames.length && plot.dataset.frame) figure.data = frames[Number(plot.dataset.frame)].data;
+    Plotly.react(plot, { data: figure.data, layout: figure.layout, frames, config });
     if (menus.length && !plot.dataset.drawn) addButtons(plot, menus[0]);
+    if (frames.length && !plot.dataset.drawn) addPlayer(plot, frames.map((frame) => frame.name));
     plot.dataset.drawn = "yes";
   }
 
@@ -27,23 +30,57 @@
     return layout;
   }
 
-  // Plotly's own buttons cannot be reached with a keyboard, so the page has real ones.
+  // Plotly's own buttons and sliders cannot be reached with a keyboard, so the page has real ones.
+  const placeOf = (plot) => plot.closest("figure").querySelector("[data-controls]");
+
+  function makeButton(text, onClick) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = text;
+    button.addEventListener("click", onClick);
+    return button;
+  }
+
   function addButtons(plot, menu) {
-    const place = plot.closest("figure").querySelector("[data-controls]");
+    const place = placeOf(plot);
     const buttons = menu.buttons.map((entry, i) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.textContent = entry.label;
-      button.setAttribute("aria-pressed", String(i === (menu.active || 0)));
-      button.addEventListener("click", () => {
+      const button = makeButton(entry.label, () => {
         plot.dataset.view = String(i);
         buttons.forEach((other, j) => other.setAttribute("aria-pressed", String(i === j)));
         draw(plot);
       });
+      button.setAttribute("aria-pressed", String(i === (menu.active || 0)));
       place.append(button);
       return button;
     });
     place.hidden = false;
+  }
+
+  function addPlayer(plot, names) {
+    const slider = document.createElement("input"), label = document.createElement("label"), shown = document.createElement("output");
+    const last = names.length - 1, calm = window.matchMedia("(prefers-reduced-motion: reduce)");
+    Object.assign(slider, { type: "range", min: 0, max: last, value: plot.dataset.frame || last });
+    let timer = 0;
+    const show = (i) => {
+      slider.value = i;
+      plot.dataset.frame = String(i);
+      shown.textContent = names[i];
+      slider.setAttribute("aria-valuetext", `layer ${names[i]}`);
+      const transition = { duration: calm.matches ? 0 : 350 };
+      Plotly.animate(plot, [names[i]], { mode: "immediate", transition, frame: { duration: transition.duration, redraw: false } });
+    };
+    const stop = () => { clearInterval(timer); timer = 0; button.textContent = "Play"; };
+    const button = makeButton("Play", () => {
+      if (timer) return stop();
+      button.textContent = "Pause";
+      show(Number(slider.value) === last ? 0 : Number(slider.value));
+      timer = setInterval(() => (Number(slider.value) < last ? show(Number(slider.value) + 1) : stop()), 900);
+    });
+    slider.addEventListener("input", () => { stop(); show(Number(slider.value)); });
+    shown.textContent = names[slider.value];
+    label.append("Layer ", slider, " ", shown);
+    placeOf(plot).append(button, label);
+    placeOf(plot).hidden = false;
   }
 
   const plots = all("[data-figure]");
@@ -88,11 +125,15 @@
     const words = byId("reply-search").value.trim().toLowerCase();
     const valence = byId("reply-valence").value, which = byId("reply-which").value;
     const methods = new Set(all("[data-method-choice]").filter((box) => box.checked).map((box) => box.value));
-    all("#replies [data-method]").forEach((answer) => { answer.hidden = !methods.has(answer.dataset.method); });
+    const verdict = byId("reply-verdict").value;
+    all("#replies [data-method]").forEach((answer) => {
+      answer.hidden = !methods.has(answer.dataset.method) || (verdict && answer.dataset.verdict !== verdict);
+    });
     const items = all("#replies .items:not([hidden]) .item");
     items.forEach((item) => {
       item.hidden = (valence && item.dataset.valence !== valence)
         || (which === "disagree" && item.dataset.disagree !== "yes")
+        || (verdict && !item.querySelector("[data-method]:not([hidden])"))
         || (words && !item.textContent.toLowerCase().includes(words));
     });
     const found = items.filter((item) => !item.hidden);
@@ -101,7 +142,7 @@
     const first = found.length > room ? `, the first ${room} shown` : "";
     byId("reply-count").textContent = `${found.length} of ${items.length} sample items match${first}`;
   }
-  ["reply-search", "reply-valence", "reply-which"].forEach((id) => byId(id).addEventListener("input", filterReplies));
+  ["reply-search", "reply-valence", "reply-which", "reply-verdict"].forEach((id) => byId(id).addEventListener("input", filterReplies));
   all("[data-method-choice]").forEach((box) => box.addEventListener("change", filterReplies));
   byId("reply-more").addEventListener("click", () => { room += FIRST; filterReplies(); });
 
