@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emotion_circuits import artefacts
+from emotion_circuits.checked import build, parts
 from emotion_circuits.errors import NodeError
 from emotion_circuits.types import Site, as_site
 
@@ -112,8 +113,10 @@ class Contrast:
         """
         tensors, meta = artefacts.load(path, "contrast")
         emotion, baseline = (artefacts.field(meta, name, path) for name in ("emotion", "baseline"))
-        phases = {
-            phase: Activations(**{n.split(".", 1)[1]: t for n, t in tensors.items() if n.startswith(f"{phase}.")})
-            for phase in {name.split(".", 1)[0] for name in tensors}
-        }
-        return cls(emotion, baseline, artefacts.field(phases, "prompt", path), phases.get("reply"))
+        reply = parts("reply", tensors)
+        held = {
+            "emotion": emotion, "baseline": baseline,
+            "prompt": build(Activations, path, parts("prompt", tensors)),
+            "reply": build(Activations, path, reply) if reply else None,
+        }  # fmt: skip
+        return build(cls, path, held)

@@ -11,7 +11,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, no_type_check
 
 import numpy as np
 from jaxtyping import Shaped, jaxtyped
@@ -62,6 +62,8 @@ def parts(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(f"{prefix}."): held for name, held in tensors.items() if name.startswith(f"{prefix}.")}
 
 
+# A function that jaxtyping wraps, as the tests have it, forgets the axes that `build` has seen.
+@no_type_check
 def fitted(value: Any, hint: Any) -> Any:
     """The value, with lists as tuples where ``hint`` says so; `_WRONG` when it does not fit."""
     origin, arguments = get_origin(hint), get_args(hint)
@@ -89,6 +91,7 @@ def fitted(value: Any, hint: Any) -> Any:
     return value if isinstance(value, hint) else _WRONG
 
 
+@no_type_check
 def _know(sizes: Mapping[str, int], place: object) -> None:
     """Make axes known to the checks that follow: those of an array of these sizes, which takes no memory."""
     axes: Any = Shaped[np.ndarray, " ".join(("0", *sizes))]
@@ -107,6 +110,7 @@ class _Wrong:
 _WRONG: Any = _Wrong()
 
 
+@no_type_check
 def _tuple(value: list[Any] | tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
     if arguments[1:] == (...,):
         arguments = arguments[:1] * len(value)

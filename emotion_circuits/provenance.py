@@ -36,6 +36,7 @@ def provenance(model: Any, prompts: Sequence[Prompt], **settings: Any) -> dict[s
     return {
         "model": model.name,
         "revision": model.revision,
+        "weights": model.fingerprint(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "prompts_sha256": prompts_hash(prompts),
         "n_prompts": len(prompts),

@@ -35,6 +35,7 @@ these, i.e. every token that was the newest one when it was computed; ``prompt``
 Sublayer = Literal["attention", "mlp"]
 NodeKind = Literal["neuron", "head"]
 
+KINDS: tuple[NodeKind, NodeKind] = ("neuron", "head")
 SITES: tuple[str, ...] = get_args(Site)
 POSITIONS: tuple[str, ...] = get_args(Position)
 SUBLAYER_SITE: dict[str, Site] = {"attention": "resid_mid", "mlp": "resid_post"}

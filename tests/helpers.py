@@ -6,8 +6,16 @@ prompt, no cache, plain hooks, nothing of the package.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
+import pytest
 import torch
 from jaxtyping import config
 from torch import Tensor
@@ -120,3 +128,30 @@ def unchecked(function, *args, **kwargs):
         return function(*args, **kwargs)
     finally:
         config.update("jaxtyping_disable", False)
+
+
+@contextmanager
+def served(log: Path) -> Iterator[str]:
+    """``transformers serve`` in a process of its own, which loads the folders it is asked for; yields its URL."""
+    for package in ("fastapi", "uvicorn"):
+        pytest.importorskip(package, reason="transformers serve needs it: pip install transformers[serving]")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    run = "import sys; from transformers.cli.transformers import main; sys.argv[0] = 'transformers'; main()"
+    options = ["serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    with log.open("w") as out:
+        command = [sys.executable, "-c", run, *options, "--dtype", "float32"]
+        server = subprocess.Popen(command, stdout=out, stderr=out)
+        try:
+            for _ in range(240):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                    break
+                except OSError:
+                    assert server.poll() is None, log.read_text()[-2000:]
+                    time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.terminate()
+            server.wait(20)

@@ -43,7 +43,7 @@ def gpt2() -> ec.HookedModel:
 def test_the_scores_of_all_nodes_sum_to_what_was_written(any_model, n: int) -> None:
     asked = prompts(n)
     vector = torch.randn(32, generator=torch.Generator().manual_seed(1))
-    found = ec.attribute(any_model, asked, ec.Projection(vector))
+    found = ec.attribute(any_model, asked, ec.Projection(vector), ec.DirectAttribution())
     for values, out in ((found.values.neurons, "mlp_out"), (found.values.heads, "attn_out")):
         written = (any_model.record(asked, out) @ vector).mean(dim=1)
         assert torch.allclose(values.sum(dim=1), written, atol=1e-4, rtol=1e-4)
@@ -51,7 +51,7 @@ def test_the_scores_of_all_nodes_sum_to_what_was_written(any_model, n: int) -> N
 
 def test_embedding_and_all_nodes_are_the_final_projection(any_model) -> None:
     asked, vector = prompts(3), torch.randn(32, generator=torch.Generator().manual_seed(2))
-    found = ec.attribute(any_model, asked, ec.Projection(vector))
+    found = ec.attribute(any_model, asked, ec.Projection(vector), ec.DirectAttribution())
     start = (any_model.record(asked, "resid_pre", [0])[0] @ vector).mean()
     final = (any_model.record(asked, "resid_post", [-1])[0] @ vector).mean()
     total = start + found.values.neurons.sum() + found.values.heads.sum()
@@ -64,7 +64,7 @@ def test_a_normed_write_by_hand(architecture: str) -> None:
     vector = torch.randn(32, generator=torch.Generator().manual_seed(3))
     asked = instructed()
     target = ec.Projection(vector, emotion="fear")
-    found = ec.attribute(model, asked, target)
+    found = ec.attribute(model, asked, target, ec.DirectAttribution())
     mine = [p for p in asked if p.emotion == "fear"]
     layer = model.hf.model.layers[1]
     a = model.record(mine, "neuron", [1])[0]
@@ -77,13 +77,13 @@ def test_a_normed_write_by_hand(architecture: str) -> None:
     assert torch.allclose(found.std.neurons[1], each.std(dim=0, unbiased=False), atol=1e-4)  # type: ignore[union-attr]
     assert torch.allclose(found.positive.neurons[1], each.relu().mean(dim=0), atol=1e-5)  # type: ignore[union-attr]
     targets = [ec.Projection(vector, emotion=emotion) for emotion in ("anger", "sadness", "fear")]
-    heads = torch.stack([ec.attribute(model, asked, target).values.heads for target in targets])
+    heads = torch.stack([ec.attribute(model, asked, target, ec.DirectAttribution()).values.heads for target in targets])
     assert torch.allclose(found.centred.heads, heads[2] - heads.mean(dim=0), atol=1e-5)  # type: ignore[union-attr]
 
 
 def test_activations_are_kept_as_they_are(any_model) -> None:
     asked = instructed()
-    found = ec.attribute(any_model, asked, ec.Projection(torch.ones(32), emotion="fear"))
+    found = ec.attribute(any_model, asked, ec.Projection(torch.ones(32), emotion="fear"), ec.DirectAttribution())
     assert torch.allclose(found.means.neurons, any_model.record(asked, "neuron").mean(dim=1), atol=1e-5)  # type: ignore[union-attr]
     fear = any_model.record([p for p in asked if p.emotion == "fear"], "neuron").mean(dim=1)
     assert torch.allclose(found.contrast.prompt.neurons, fear - found.means.neurons, atol=1e-5)  # type: ignore[union-attr]
@@ -95,7 +95,7 @@ def test_a_write_norm_that_is_no_rms_norm_is_refused(monkeypatch) -> None:
     with pytest.raises(
         ModelError, match="not an RMS norm, so closed-form scores have no exact form; use ActivationPatching"
     ):
-        ec.attribute(model, prompts(2), ec.Projection(torch.ones(32)))
+        ec.attribute(model, prompts(2), ec.Projection(torch.ones(32)), ec.DirectAttribution())
 
 
 # Mixtures of experts
@@ -128,7 +128,7 @@ def test_neurons_of_a_mixture_are_refused(experts) -> None:
     with pytest.raises(ModelError, match=message):
         experts.writes("neuron", 2)
     with pytest.raises(ModelError, match=message):
-        ec.attribute(experts, prompts(2), ec.Projection(torch.ones(32)))
+        ec.attribute(experts, prompts(2), ec.Projection(torch.ones(32)), ec.DirectAttribution())
     with pytest.raises(NodeError, match="outside the model"):
         ec.NodeSet.of(experts, "L0N1")
 
@@ -153,7 +153,7 @@ def test_gpt2_hooks_and_closed_form() -> None:
     report = model.check()
     assert report.ok, str(report)
     asked, vector = [ec.Prompt.raw("home rain fell"), ec.Prompt.raw("work")], torch.randn(32)
-    found = ec.attribute(model, asked, ec.Projection(vector))
+    found = ec.attribute(model, asked, ec.Projection(vector), ec.DirectAttribution())
     # Here projections have biases, which no node writes.
     bias = torch.stack([block.mlp.c_proj.bias for block in model.hf.transformer.h]) @ vector
     written = (model.record(asked, "mlp_out") @ vector).mean(dim=1)
@@ -182,7 +182,7 @@ def test_olmo2_norms_its_writes_too() -> None:
     model = build("Olmo2", GROUPED)
     assert model.check().ok
     vector = torch.randn(32)
-    found = ec.attribute(model, prompts(3), ec.Projection(vector))
+    found = ec.attribute(model, prompts(3), ec.Projection(vector), ec.DirectAttribution())
     written = (model.record(prompts(3), "mlp_out") @ vector).mean(dim=1)
     assert torch.allclose(found.values.neurons.sum(dim=1), written, atol=1e-4)
 
@@ -203,7 +203,7 @@ def test_statistics_are_float32_or_better(architecture: str, dtype) -> None:
     agreement = (directions.vectors * expected.vectors).sum(dim=-1)
     assert directions.vectors.dtype == torch.float32
     assert agreement.min() > (0.9 if dtype.itemsize == 2 else 1 - 1e-5)
-    scores = ec.attribute(model, asked, directions.target("fear"))
+    scores = ec.attribute(model, asked, directions.target("fear"), ec.DirectAttribution())
     assert scores.values.neurons.dtype == scores.beta.dtype == torch.float32  # type: ignore[union-attr]
     influence = ec.sublayer_influence(model, prompts(2), directions)
     assert torch.isfinite(influence.values).all()

@@ -81,7 +81,9 @@ RUNS = {
     "measure": lambda model, directions: ec.measure(model, prompts(7), directions.target("anger")).values,
     "generate": lambda model, directions: tokens_of(model),
     "directions": lambda model, directions: ec.fit_directions(model, instructed()).vectors,
-    "attribute": lambda model, directions: ec.attribute(model, instructed(), directions.target("fear")).values.neurons,
+    "attribute": lambda model, directions: ec.attribute(
+        model, instructed(), directions.target("fear"), ec.DirectAttribution()
+    ).values.neurons,
     "heads": lambda model, directions: ec.attribute(
         model, instructed(), directions.target("fear"), ec.HeadImportance()
     ).values.heads,

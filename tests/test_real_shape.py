@@ -88,7 +88,7 @@ def stored() -> dict:
     )  # fmt: skip
     asked = instructed(2, ec.EKMAN, ("positive",))
     directions = ec.fit_directions(model, asked)
-    scores = ec.attribute_each(model, asked, directions.targets())
+    scores = ec.attribute_each(model, asked, directions.targets(), ec.DirectAttribution())
     influence = ec.sublayer_influence(model, prompts(2), directions, strengths=(0.1,))
     circuit = ec.build_circuit(scores["fear"], influence, size=40)
     return {"directions": directions, "scores": scores, "influence": influence, "circuit": circuit}
