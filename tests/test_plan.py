@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import tiny
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from emotion_circuits.control.bisection import Range
 from emotion_circuits.errors import DataError, DeviceError, ModelError
 from emotion_circuits.planning import Device, Lengths, ModelShape, Scale, data_of, device_named, plan, shape_of
 from emotion_circuits.planning.cost import batches_of, cost_of
-from emotion_circuits.planning.workload import Job, workload
+from emotion_circuits.planning.devices import KERNELS
+from emotion_circuits.planning.workload import CANDIDATES, INSTRUCTED, PLAIN, Job, expected_search, workload
 
-FAST = Device("fast", 1e12, 1e11, 16e9, 0.0, 0.0)
+FAST = Device("fast", flops=1e12, bandwidth=1e11, memory=16e9, passing=1e15, exponentials=1e15)
+"""Products and weights alone take time on it."""
 
 
 @pytest.mark.parametrize(
@@ -48,11 +53,31 @@ def test_flops_are_those_that_torch_counts(rows: int) -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         hf.set_attn_implementation("eager")
         hf(input_ids=ids, logits_to_keep=4, use_cache=False)
-    # torch multiplies every query with every key; half of these products are masked, and the model leaves them out.
-    d = shape.dims
-    masked = rows * d.n_layers * 2 * d.n_heads * d.d_head * 10 * 10
     found = cost_of(Job("", "score", rows, 6, 4), shape, FAST, 4, rows).flops
-    assert found + masked == pytest.approx(counter.get_total_flops(), rel=1e-6)
+    assert found == pytest.approx(counter.get_total_flops(), rel=1e-6)
+
+
+def test_kernels_of_a_layer_are_those_that_torch_starts() -> None:
+    """Views start none. The difference of two depths is one layer."""
+
+    class Counter(TorchDispatchMode):
+        n = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            views = ("view", "expand", "transpose", "slice", "unsqueeze", "aten.t.", "lift_fresh")
+            self.n += not any(name in str(func) for name in views)
+            return func(*args, **(kwargs or {}))
+
+    def started(layers: int) -> int:
+        hf = tiny.hf_model("qwen2", num_hidden_layers=layers).to(torch.bfloat16)
+        hf.set_attn_implementation("sdpa")
+        mask = torch.ones(2, 6, dtype=torch.long)
+        mask[0, 0] = 0
+        with torch.no_grad(), (counter := Counter()):
+            hf(input_ids=torch.ones(2, 6, dtype=torch.long), attention_mask=mask)
+        return counter.n
+
+    assert started(3) - started(2) == pytest.approx(KERNELS, abs=4)
 
 
 def test_cost_grows_as_work_does() -> None:
@@ -69,6 +94,48 @@ def test_a_single_token_waits_for_the_weights() -> None:
     one = cost_of(Job("", "generate", 1, 1, 2), shape, FAST, 2, 1)
     read = 2 * (shape.body + shape.unembedding) / FAST.bandwidth
     assert one.seconds == pytest.approx(2 * read, rel=0.01)
+
+
+def test_a_host_adds_to_a_cpu_and_hides_behind_a_gpu() -> None:
+    shape, job = shape_of("Qwen/Qwen2.5-7B"), Job("", "read", 64, 100)
+    slow = replace(FAST, layer_seconds=1e-3)
+    alone, waiting, hidden = (
+        cost_of(job, shape, device, 2, 64).seconds for device in (FAST, slow, replace(slow, overlaps=True))
+    )
+    assert waiting == pytest.approx(alone + shape.dims.n_layers * 1e-3)
+    assert hidden == pytest.approx(alone)
+
+
+def test_shared_prompts_are_read_once() -> None:
+    shape = shape_of("demo")
+    every, once = (cost_of(Job("", "generate", 60, 50, 1, repeats=k), shape, FAST, 4, 60).flops for k in (1, 6))
+    assert once < every / 4
+
+
+def test_sampling_draws_on_the_host() -> None:
+    shape, device = shape_of("demo"), replace(FAST, noise_seconds=1e-6)
+    greedy, sampled = (
+        cost_of(Job("", "generate", 8, 5, 3, sampled=drawn), shape, device, 4, 8).seconds for drawn in (False, True)
+    )
+    assert sampled - greedy == pytest.approx(8 * 3 * shape.dims.d_vocab * 1e-6)
+
+
+def test_searches_are_as_long_as_the_bisection_is() -> None:
+    # Control at 1.0 alone: asked for 1; then for 0.71 and 0.84 below it, and for 2, 1.41 and 1.19 above.
+    found = expected_search(Range(0.5, 2.0), places=1)
+    assert (found.find, found.edges, found.controlled, found.rounds) == (1, 5, 1, 6)
+    search = expected_search(Range())
+    assert 1 < search.find < search.edges < search.rounds
+    assert 0.5 < search.controlled < 1
+
+
+def test_the_plan_has_the_pipelines_candidates_and_methods() -> None:
+    from emotion_circuits.pipeline import search
+    from emotion_circuits.pipeline.stages import METHODS
+
+    assert len(search.circuit_recipes()) == CANDIDATES
+    assert len(METHODS) == PLAIN + INSTRUCTED
+    assert Range() == search.STRENGTHS
 
 
 def test_jobs_count_what_the_pipeline_runs() -> None:
@@ -88,10 +155,11 @@ def test_more_devices_are_faster_by_as_much_as_there_are_batches() -> None:
     shape, scale, lengths = shape_of("Qwen/Qwen2.5-7B"), Scale.split(100_000), Lengths(60, 60)
     one, eight, many = (plan(shape, scale, lengths, device_named("H100"), n) for n in (1, 8, 800))
     assert eight.copies == 8
-    assert one.seconds / eight.seconds == pytest.approx(8, rel=0.05)
+    assert one.elapsed["elicit"] / eight.elapsed["elicit"] == pytest.approx(8, rel=0.05)
+    assert 4 < one.seconds / eight.seconds < 8  # every process leaves each theme out by itself
     assert many.efficiency < 1 and many.batch_size < one.batch_size
-    operations = [sum(cost.flops for cost in found.costs.values()) for found in (one, many)]
-    assert operations[0] == pytest.approx(operations[1])
+    assert one.costs["elicit"].flops == pytest.approx(many.costs["elicit"].flops)
+    assert one.costs["directions"].flops < many.costs["directions"].flops
 
 
 def test_large_models_are_spread_and_too_large_ones_refused() -> None:

@@ -2,12 +2,16 @@ r"""The cost of a job on a device.
 
 A forward call of B rows with q new tokens each, after c tokens that are in the cache, takes per layer
 
-FLOPs    :math:`B q\,(2 P + 4 h\,(c + q/2))`, with P the layer's parameters and h its heads' width; a logit adds 2 d
-bytes    the layer's weights once, what activations write and read, and the cache of every row
-seconds  max(FLOPs / rate, bytes / bandwidth) + the host's time for the call
+FLOPs    :math:`B q\,(2 P + 4 h\,(c + q))`, with P the layer's parameters and h its heads' width; a logit adds 2 d
+bytes    the layer's weights, what norms, rotations, activation functions and sums read and write (`_Call.passing`),
+         and the keys and values of every row
+seconds  max(FLOPs / rate, weights / bandwidth) for the products, + the other bytes / the rate of element-wise
+         operations, + exponentials of softmax and activation function / their rate; and the host's time to get it all
+         under way, which adds to that on a CPU and hides behind it on a GPU
 
-Generation is one call for the prompts and one for every further token; a suffix job one for the prompts and, for the
-variants, half of the layers in calls of up to 2,048 rows.
+Generation is one call for the prompts and one for every further token, each with the host's work between two calls.
+Prompts that several rows share are read once. A suffix job is one call for the prompts and, for the variants, half of
+the layers in calls of up to 2,048 rows.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from emotion_circuits.model.ascent import GROUP
 from emotion_circuits.model.suffix import ROWS
 from emotion_circuits.planning.devices import Device
 from emotion_circuits.planning.shapes import ModelShape
@@ -54,50 +59,98 @@ def cost_of(job: Job, shape: ModelShape, device: Device, itemsize: int, batch_si
     batches = batches_of(job, batch_size)
     if not batches:
         return Cost()
-    call = _Call(shape, device, itemsize)
-    rows = job.n / batches
-    read = job.tokens + (job.new if job.kind == "score" else 0)
-    one = call(rows, read, logits=job.new if job.kind == "score" else 1 if job.kind == "generate" else 0)
-    if job.kind == "generate":
-        one += call(rows, 1, job.tokens + job.new / 2, logits=1) * max(0, job.new - 1)
-    if job.kind == "suffix":
-        calls = ceil(rows * job.variants / ROWS)
-        one += call(rows * job.variants / calls, 1, job.tokens, shared=job.variants) * (calls / 2)
-    if job.heads:
-        one += call.removals(rows)
+    rows, call = job.n / batches, _Call(shape, device, itemsize)
+    one = {"read": _read, "score": _score, "generate": _generate, "suffix": _suffix}[job.kind](call, job, rows)
     return one * batches + Cost(seconds=job.n * device.prompt_seconds)
+
+
+def _read(call: _Call, job: Job, rows: float) -> Cost:
+    return call(rows, job.tokens) + (call.removals(rows) if job.heads else Cost())
+
+
+def _score(call: _Call, job: Job, rows: float) -> Cost:
+    return call(rows, job.tokens + job.new) + call.logits(rows * job.new)
+
+
+def _generate(call: _Call, job: Job, rows: float) -> Cost:
+    different = max(1.0, rows / job.repeats)
+    first = call(rows, job.tokens)
+    if job.repeats > 1:
+        first = call(different, job.tokens - 1) + call(rows, 1, job.tokens - 1)
+    step = call(rows, 1, job.tokens + job.new / 2) * max(0, job.new - 1)
+    return first + step + (call.logits(rows) + call.choice(rows, job.sampled)) * job.new
+
+
+def _suffix(call: _Call, job: Job, rows: float) -> Cost:
+    calls = ceil(rows * job.variants / ROWS)
+    variants = call(rows * job.variants / calls, 1, job.tokens, together=GROUP)
+    return call(rows, job.tokens) + variants * (calls / 2)
 
 
 @dataclass(frozen=True)
 class _Call:
+    """A forward pass through all layers."""
+
     shape: ModelShape
     device: Device
     itemsize: int
 
-    def __call__(
-        self, rows: float, tokens: float, context: float = 0.0, *, logits: float = 0.0, shared: float = 1.0
-    ) -> Cost:
-        """One forward pass through all layers; ``shared`` rows have one cache between them."""
-        d, shape = self.dims, self.shape
-        heads = d.n_heads * d.d_head
-        flops = rows * tokens * (2 * shape.layer + 4 * heads * (context + tokens / 2))
-        cache = 2 * d.n_key_value_heads * d.d_head * (context + tokens) * rows / min(shared, rows or 1)
-        passing = rows * tokens * (8 * d.d_model + 5 * d.d_mlp + 4 * heads)
-        moved = self.itemsize * (shape.layer + cache + passing)
-        layers = self._timed(flops, moved, self.device.layer_seconds) * d.n_layers
-        # Logits are also made into log-probabilities or compared, in float32.
-        out = self.itemsize * shape.unembedding + 16 * rows * logits * d.d_vocab
-        return layers + self._timed(2 * rows * logits * shape.unembedding, out if logits else 0.0, 0.0)
+    def __call__(self, rows: float, tokens: float, context: float = 0.0, *, together: float = 1.0) -> Cost:
+        """``together`` rows have one cache between them, and each other as masked keys."""
+        d, new = self.shape.dims, rows * tokens
+        seen = context + tokens * together
+        scores = new * d.n_heads * seen
+        moved = new * self.passing + self._cache(rows / together, tokens * together, context)
+        layer = (
+            self._product(2 * new * self.shape.layer + 4 * scores * d.d_head, self.itemsize * self.shape.layer)
+            + Cost(bytes=moved, seconds=moved / self.device.passing)
+            + Cost(seconds=(scores + new * d.d_mlp) / self.device.exponentials)
+        )
+        return self._with_host(layer, self.device.layer_seconds) * d.n_layers
+
+    @property
+    def passing(self) -> float:
+        """Bytes that a layer's element-wise operations read and write per token.
+
+        Two norms in float32 (square, mean, scaling, weight: 7 each), two sums with the residual (3 each), the rotation
+        of queries and keys (10), the heads' output put together (2), activation function and gate (5).
+        """
+        d = self.shape.dims
+        queries, keys = d.n_heads * d.d_head, d.n_key_value_heads * d.d_head
+        return 4 * 14 * d.d_model + self.itemsize * (6 * d.d_model + 10 * (queries + keys) + 2 * queries + 5 * d.d_mlp)
+
+    def _cache(self, rows: float, tokens: float, context: float) -> float:
+        """Keys and values: new ones are joined to the old, which copies both (4), and all are read (2).
+
+        Several query tokens read a copy for every head where heads share keys.
+        """
+        d = self.shape.dims
+        queries, keys = d.n_heads * d.d_head, d.n_key_value_heads * d.d_head
+        copies = 2 * (queries + keys) if tokens > 1 and queries > keys else 0
+        return self.itemsize * rows * (context + tokens) * ((4 if context else 0) * keys + 2 * keys + copies)
+
+    def logits(self, n: float) -> Cost:
+        """Logits of ``n`` tokens, as float32, and their softmax or the search for the largest."""
+        size = n * self.shape.dims.d_vocab
+        made = self._product(2 * n * self.shape.unembedding, self.itemsize * self.shape.unembedding)
+        moved = (2 * self.itemsize + 8) * size
+        return made + Cost(0, moved, moved / self.device.passing + size / self.device.exponentials)
+
+    def choice(self, rows: float, sampled: bool) -> Cost:
+        """The host's work between two decoding steps; noise is drawn there for each row by itself."""
+        noise = rows * self.shape.dims.d_vocab * self.device.noise_seconds if sampled else 0.0
+        return Cost(seconds=self.device.step_seconds + noise)
 
     def removals(self, rows: float) -> Cost:
         """Every head's removal: its own write, a norm and a projection, in float32."""
-        d = self.dims
-        flops = rows * 2 * d.n_heads * d.d_head * d.d_model
-        return self._timed(flops, rows * d.n_heads * d.d_model * 4 * 10, self.device.layer_seconds) * d.n_layers
+        d = self.shape.dims
+        written, moved = 2 * rows * d.n_heads * d.d_head * d.d_model, rows * d.n_heads * d.d_model * 4 * 10
+        layer = self._product(written, 0.0) + Cost(bytes=moved, seconds=moved / self.device.passing)
+        return self._with_host(layer, self.device.layer_seconds) * d.n_layers
 
-    @property
-    def dims(self):
-        return self.shape.dims
+    def _product(self, flops: float, weights: float) -> Cost:
+        return Cost(flops, weights, max(flops / self.device.flops, weights / self.device.bandwidth))
 
-    def _timed(self, flops: float, moved: float, host: float) -> Cost:
-        return Cost(flops, moved, max(flops / self.device.flops, moved / self.device.bandwidth) + host)
+    def _with_host(self, work: Cost, host: float) -> Cost:
+        seconds = max(work.seconds, host) if self.device.overlaps else work.seconds + host
+        return Cost(work.flops, work.bytes, seconds)

@@ -31,7 +31,7 @@ class Plan:
         devices_per_copy: over which one copy of the model is spread.
         batch_size: rows in a batch.
         rows_that_fit: most rows that the memory takes.
-        costs: of every stage, as if one copy of the model did all of it.
+        costs: of every stage, all processes together.
         elapsed: seconds of every stage with all copies at work.
         weights: bytes of one copy.
     """
@@ -125,14 +125,15 @@ def plan(
         )
     copies, jobs = n_devices // per_copy, workload(shape, scale, lengths)
     # The fewest prompts of one call that generates: every process should get a batch of them.
-    share = ceil(min(job.n / job.calls for job in jobs if job.n) / copies)
+    share = ceil(min(job.n / job.calls for job in jobs if job.n and job.kind == "generate") / copies)
     chosen = batch_size or max(1, min(MAX_ROWS, rows, share if copies > 1 else rows))
     costs: dict[str, Cost] = {}
     elapsed: dict[str, float] = {}
     for job in jobs:
         cost, batches = cost_of(job, shape, device, itemsize, chosen), batches_of(job, chosen)
-        costs[job.stage] = costs.get(job.stage, Cost()) + cost
-        rounds = job.calls * ceil(batches / job.calls / copies)
+        sharing = copies if job.split else 1  # what is not split is done by every process
+        costs[job.stage] = costs.get(job.stage, Cost()) + cost * (copies // sharing)
+        rounds = job.calls * ceil(batches / job.calls / sharing)
         elapsed[job.stage] = elapsed.get(job.stage, 0.0) + cost.seconds * rounds / max(1, batches)
     return Plan(shape, device, n_devices, per_copy, chosen, rows, costs, elapsed, weights)
 

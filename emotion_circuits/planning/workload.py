@@ -8,31 +8,41 @@ suffix     variants of the last token through half of the layers on average, aft
 With N training, V validation and T test items (an item is a scenario with one event) and E emotions:
 
 elicit       generate (E + 1) N
-directions   read E N prompts, and twice (E + 1) N prompts with replies (at the prompt's end, over the reply)
+directions   read E N prompts for the directions, E N for those that no name gave, and twice E N to leave each theme
+             out; up to 40 E of them for the animation; E N replies; and twice (E + 1) N replies for the contrasts
 attribute    read E N prompts twice: direct attribution, head importance
 influence    suffix on N prompts, 2 x layers x E x strengths variants each
-circuit      for each candidate and emotion a few doses on V / 6 items, the finalists' on all V: generate and score;
-             read E N prompts, scenario by scenario, for the circuits' stability
+circuit      for circuits and for steering: prompted replies to V items; what `calibrate` tries (`_searches`), each
+             generated and scored, and read twice more for its share of the residual; removals of what is controlled.
+             Read E N prompts, scenario by scenario, for the circuits' stability
 generate     E T for each of the seven methods, once per decoding
 evaluate     score each of these replies
+
+These are the most there can be, all replies being accepted by the judge. Only the search on the validation items has
+no fixed length: it is counted by running it where both edges of control may be anywhere (`expected_search`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
+from emotion_circuits.control.bisection import Range, Regime, edges, find
+from emotion_circuits.control.trials import N_SHARE
 from emotion_circuits.planning.shapes import ModelShape
 
 Kind = Literal["read", "score", "generate", "suffix"]
 
-METHODS = 7
-CANDIDATES = {"circuit": 6, "steering": 6}
-DOSES = 3.0
-"""Strengths tried on a candidate's curve before one is controlled, on average."""
-REFINED, FINALISTS = 4.0, 2
-"""Strengths tried to find both edges of a finalist's controlled part; finalists per kind and emotion."""
+PLAIN, INSTRUCTED = 4, 3
+"""Compared methods that change the model under plain prompts, and that ask by instruction."""
+CANDIDATES, FINALISTS = 6, 2
+"""Of circuits, and as many of steering; those that are refined, for every emotion."""
 STRENGTHS = 4  # of the influence table
+SHOWN = 40
+"""Items whose samples the report animates."""
+EVENTS = 3
+"""Items of a scenario."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +74,15 @@ class Scale:
         """All items."""
         return self.train + self.validation + self.test
 
+    @property
+    def few(self) -> int:
+        """Validation items that strengths are searched on: a sixth of the scenarios, four at least."""
+        return min(self.validation, EVENTS * max(4, self.validation // EVENTS // 6))
+
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of a sequence.
+    """Tokens of a sequence. Rows of a batch are padded to its longest, which is what counts.
 
     Attributes:
         prompt: of a prompt with its chat template.
@@ -92,6 +107,9 @@ class Job:
         heads: whether every head's removal is worked out beside.
         calls: batches are not shared between this many calls.
         rows: most rows of a batch, where the work itself limits them.
+        repeats: sequences that have the same prompt; all of it but the last token is read once.
+        sampled: whether tokens are drawn.
+        split: whether processes share it; else each does all of it.
     """
 
     stage: str
@@ -103,34 +121,117 @@ class Job:
     heads: bool = False
     calls: int = 1
     rows: int = 1_000_000
+    repeats: int = 1
+    sampled: bool = False
+    split: bool = True
 
 
 def workload(shape: ModelShape, scale: Scale, lengths: Lengths) -> list[Job]:
     """Every job of a run, in the stages' order."""
-    e, n, v, t = scale.emotions, scale.train, scale.validation, scale.test
+    e, n, t = scale.emotions, scale.train, scale.test
     p, r, both = lengths.prompt, lengths.reply, lengths.prompt + lengths.reply
-    methods = METHODS * scale.decodings
-    few = min(v, max(4, v // 6))
-    tried, confirmed, needed = _calibration(e)
+    compared = [
+        Job("generate", "generate", methods * e * t, p, r, calls=methods, repeats=repeats, sampled=sampled)
+        for sampled in (False, True)[: scale.decodings]
+        for methods, repeats in ((PLAIN, e), (INSTRUCTED, 1))
+    ]
+    methods = scale.decodings * (PLAIN + INSTRUCTED)
     return [
         Job("elicit", "generate", (e + 1) * n, p, r, calls=e + 1),
-        Job("directions", "read", e * n, p),
+        *[Job("directions", "read", e * n, p)] * 2,
+        *[Job("directions", "read", e * n, p, split=False)] * 2,
+        Job("directions", "read", e * min(n, SHOWN), p, split=False),
+        Job("directions", "read", e * n, both),
         *[Job("directions", "read", (e + 1) * n, both)] * 2,
         Job("attribute", "read", e * n, p),
         Job("attribute", "read", e * n, p, heads=True),
         Job("influence", "suffix", n, p, variants=2 * shape.dims.n_layers * e * STRENGTHS),
-        Job("circuit", "generate", round(tried * few), p, r, calls=14),
-        Job("circuit", "score", round(tried * few), p, r, calls=14),
-        Job("circuit", "generate", confirmed * v, p, r, calls=2),
-        Job("circuit", "score", confirmed * v, p, r, calls=2),
-        Job("circuit", "generate", needed * few, p, r),
-        Job("circuit", "read", e * n, p, rows=3 * e),
-        Job("generate", "generate", methods * e * t, p, r, calls=methods),
+        *_searches(scale, lengths),
+        Job("circuit", "read", e * n, p, rows=EVENTS * e),
+        *compared,
         Job("evaluate", "score", methods * e * t, p, r, calls=methods),
     ]
 
 
-def _calibration(emotions: int) -> tuple[float, int, int]:
-    """Doses on a few items, doses on all, and removals on a few: of circuits and of steering together."""
-    curves, finalists = sum(CANDIDATES.values()) * emotions, len(CANDIDATES) * FINALISTS * emotions
-    return curves * DOSES + finalists * REFINED, finalists, 2 * CANDIDATES["circuit"] * emotions
+@dataclass(frozen=True)
+class Search:
+    """What a bisection asks for, on average over all places of both edges of control.
+
+    Attributes:
+        find: strengths until one is controlled, or none can be.
+        edges: further strengths until both edges are known.
+        controlled: share of the curves on which a controlled strength is found.
+        rounds: most strengths that any curve asks for: curves are searched side by side, in so many rounds.
+    """
+
+    find: float
+    edges: float
+    controlled: float
+    rounds: int
+
+
+@lru_cache
+def expected_search(span: Range, places: int = 24) -> Search:
+    """The search's own steps, run on curves whose control begins and ends at any two of some places of ``span``.
+
+    The places are evenly spaced in ratios, and each pair of them is as likely as any other.
+    """
+    grid = [span.low * (span.high / span.low) ** ((i + 0.5) / places) for i in range(places)]
+    found = [_asked(span, min(a, b), max(a, b)) for a in grid for b in grid]
+    refined = [more for _, more in found if more is not None]
+    return Search(
+        find=sum(first for first, _ in found) / len(found),
+        edges=sum(refined) / len(refined),
+        controlled=len(refined) / len(found),
+        rounds=max(first for first, _ in found) + max(refined),
+    )
+
+
+def _asked(span: Range, begin: float, end: float) -> tuple[int, int | None]:
+    """Strengths that both searches ask for; None where the first finds no control."""
+    known: dict[float, Regime] = {}
+
+    def run(search):
+        try:
+            strength = next(search)
+            while True:
+                known[strength] = "too weak" if strength < begin else "controlled" if strength <= end else "degenerate"
+                strength = search.send(known[strength])
+        except StopIteration as done:
+            return done.value
+
+    strength, first = run(find(span)), len(known)
+    if strength is None:
+        return first, None
+    run(edges(span, dict(known), strength))
+    return first, len(known) - first
+
+
+def _searches(scale: Scale, lengths: Lengths) -> list[Job]:
+    """What calibration runs: circuits first, then steering; removals are of circuits alone."""
+    e, few, search = scale.emotions, scale.few, expected_search(Range())
+    finalists = FINALISTS * e
+    tried = round(CANDIDATES * e * search.find + finalists * search.controlled * search.edges)
+    removed = round(2 * CANDIDATES * e * search.controlled)
+    one = [
+        *_trial(e, scale.validation, lengths, 1, 1),
+        *_trial(tried, few, lengths, search.rounds, max(1, tried // search.rounds)),
+        *_trial(finalists, scale.validation, lengths, 1, finalists),
+        *_shares(tried * min(few, N_SHARE), lengths, search.rounds),
+        *_shares(finalists * min(scale.validation, N_SHARE), lengths, 1),
+    ]
+    removals = Job("circuit", "generate", removed * few, lengths.prompt, lengths.reply, repeats=2 * CANDIDATES)
+    return [*one, *one, removals]
+
+
+def _trial(doses: int, items: int, lengths: Lengths, calls: int, repeats: int) -> list[Job]:
+    n, p, r = doses * items, lengths.prompt, lengths.reply
+    return [
+        Job("circuit", "generate", n, p, r, calls=calls, repeats=repeats),
+        Job("circuit", "score", n, p, r, calls=calls),
+    ]
+
+
+def _shares(n: int, lengths: Lengths, calls: int) -> list[Job]:
+    """Read with what is added and without, logits included."""
+    return [Job("circuit", "score", n, 0, lengths.prompt + lengths.reply, calls=calls, split=False)] * 2
