@@ -215,7 +215,7 @@ def test_a_label_set_of_ones_own_through_the_whole_pipeline(tmp_path: Path, monk
     table = comparison(run).by_emotion().query("method == 'prompting'").set_index("emotion")["accuracy"]
     assert (table[["joy", "rage"]] >= 0.8).all()  # the renamed labels mean what the model knows
     assert run.circuits()["joy"].emotion == "joy"
-    assert (tmp_path / "run" / "directions" / "quality.csv").is_file()
+    assert (tmp_path / "run" / "directions" / "quality.parquet").is_file()
     again = load_run(tmp_path / "run")
     assert again.settings.label_set == run.settings.label_set
     assert "joy" in again.judge.labels  # pyright: ignore[reportAttributeAccessIssue]

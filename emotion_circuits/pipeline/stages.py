@@ -87,7 +87,8 @@ def directions(run: Run) -> None:
 
     run.folder.unit("directions/directions.safetensors", fit)
     run.folder.unit(
-        "directions/quality.csv", lambda path: run.directions().quality.to_frame().to_csv(path, index=False)
+        "directions/quality.parquet",
+        lambda path: artefacts.save_frame(path, run.directions().quality.to_frame()),
     )
     run.folder.unit(samples.FILE, lambda path: artefacts.save_frame(path, samples.project_accepted(run)))
     baselines, options = run.preset.baselines, run.preset.stages.contrasts
