@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +27,16 @@ from emotion_circuits.pipeline.samples import kept_samples
 from emotion_circuits.pipeline.verify import verify
 from emotion_circuits.replies import Replies
 
-search.STRENGTHS, search.PLACES = search.Range(0.7, 1.0), search.PLACES[:1]  # a small search is enough here
 SMALL = Settings(emotions=("anger", "happiness"), limit=4, max_new_tokens=24, temperature=None, size=60)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_search() -> Iterator[None]:
+    """A small search is enough here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "STRENGTHS", search.Range(0.7, 1.0))
+        patch.setattr(search, "PLACES", search.PLACES[:1])
+        yield
 
 
 @pytest.fixture(scope="module")
