@@ -25,7 +25,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="beginnings of file names; all by default")
     names = tuple(parser.parse_args().names)
-    os.environ |= {"HF_HUB_OFFLINE": "1", "PLOTLY_RENDERER": "png"}
+    # The demo model's matrices are too small to share: threads would wait for each other more than they work.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "PLOTLY_RENDERER": "png", "OMP_NUM_THREADS": "1"}
     for path in sorted(FOLDER.glob("*.ipynb")):
         if names and not path.name.startswith(names):
             continue
