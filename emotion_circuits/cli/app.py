@@ -11,6 +11,7 @@ from emotion_circuits import __version__
 from emotion_circuits.cli import benchmark, calibrate, circuits, compare, directions, explore, output, runs
 from emotion_circuits.cli import options as o
 from emotion_circuits.cli import plan as plan_command
+from emotion_circuits.cli.running import run_until
 
 app = typer.Typer(
     name="emotion-circuits",
@@ -56,22 +57,12 @@ def _run(given: o.Given, out: Path, until: str, quiet: bool, as_json: bool) -> N
 
 
 def _run_together(given: o.Given, out: Path, until: str, quiet: bool, as_json: bool) -> None:
-    from emotion_circuits.pipeline import comparison, run_pipeline
+    from emotion_circuits.pipeline import comparison
 
     settings = given.settings(out, from_folder=until != "report" or (out / "report.html").exists())
     talk = not (quiet or as_json)
-
-    def announce(stage: str) -> None:
-        if talk:
-            output.errors.print(f"[dim]stage[/] {stage}", highlight=False)
-
-    if settings.model == "demo":
-        import torch
-
-        # Its matrices are too small to share: on a busy machine threads would wait for each other more than they work.
-        torch.set_num_threads(1)
     with output.progress_bars(not talk):
-        run = run_pipeline(settings, out, until=until, on_stage=announce)
+        run = run_until(settings, out, until, talk=talk)
     if until in ("evaluate", "report") and (talk or as_json):
         compared = comparison(run)
         if as_json:

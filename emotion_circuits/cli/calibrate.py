@@ -11,6 +11,7 @@ import typer
 
 from emotion_circuits.cli import options as o
 from emotion_circuits.cli import output
+from emotion_circuits.cli.running import run_until
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,22 +48,13 @@ def calibrate(
     json: o.Json = False,
 ) -> None:
     """Find every emotion's strength on the validation scenarios; earlier stages run first if they have not."""
-    from emotion_circuits.pipeline import run_pipeline
-
     talk = not (quiet or json)
     given = o.Given(
         model, data=data, emotions=emotions, dtype=dtype, seed=seed, limit=limit, max_new_tokens=max_new_tokens,
         size=size, device=device, batch_size=batch_size, preset=preset,
     )  # fmt: skip
-    settings = given.settings(out, from_folder=True)
-    if settings.model == "demo":
-        import torch
-
-        # Its matrices are too small to share between threads.
-        torch.set_num_threads(1)
-    announce = (lambda stage: output.errors.print(f"[dim]stage[/] {stage}", highlight=False)) if talk else None
     with output.progress_bars(not talk):
-        run = run_pipeline(settings, out, until="circuit", on_stage=announce)
+        run = run_until(given.settings(out, from_folder=True), out, "circuit", talk=talk)
     found = {kind: run.calibration_of(kind) for kind in KINDS}
     if json:
         output.console.print_json(json_.dumps({kind: result.to_dict() for kind, result in found.items()}))

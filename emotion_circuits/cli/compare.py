@@ -10,6 +10,7 @@ import typer
 
 from emotion_circuits.cli import options as o
 from emotion_circuits.cli import output
+from emotion_circuits.cli.running import run_until, say, spare_threads
 from emotion_circuits.errors import DataError, RunError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def compare(
     judging.check_name(named)
 
     def done(name: str, replies: Replies) -> None:
-        _say(talk, "method", f"{name}, {len(replies)} replies{judging.cost(asked, replies, question.value)}")
+        say(talk, "method", f"{name}, {len(replies)} replies{judging.cost(asked, replies, question.value)}")
 
     with output.progress_bars(not talk):
         opened = _opened(run, out, settings, talk)
@@ -91,7 +92,7 @@ def compare(
         asked = judging.judge_of(
             named, settings.labels, lambda: opened.model, judge_url or settings.judge_url, folder / "answers.jsonl"
         )
-        _say(talk, "judge", f"{asked.name}, asked to {question.value}")
+        say(talk, "judge", f"{asked.name}, asked to {question.value}")
         compared = compare_run(
             opened, names, asked, question=question.value, scenarios=scenarios or None, factors=factors,
             reference=reference, on_method=done,
@@ -109,15 +110,11 @@ def compare(
 
 def _opened(run: Path | None, out: Path, settings: Settings, talk: bool) -> Run:
     """The run whose circuits are used; without one, the pipeline makes them in ``out``."""
-    from emotion_circuits.pipeline import load_model, load_run, run_pipeline
+    from emotion_circuits.pipeline import load_model, load_run
 
-    if settings.model == "demo":
-        import torch
-
-        # Its matrices are too small to share between threads.
-        torch.set_num_threads(1)
     if run is None:
-        return run_pipeline(settings, out, until="circuit", on_stage=lambda stage: _say(talk, "stage", stage))
+        return run_until(settings, out, "circuit", talk=talk)
+    spare_threads(settings)
     loaded = load_run(run, trust_remote_code=settings.trust_remote_code)
     differences = settings.differences(loaded.settings.identity())
     if differences:
@@ -133,8 +130,3 @@ def _numbers(text: str) -> list[float]:
     if any(not 0 < factor < float("inf") for factor in factors):
         raise DataError(f"--strengths {text!r}: every multiple must be above 0")
     return factors
-
-
-def _say(talk: bool, what: str, text: str) -> None:
-    if talk:
-        output.errors.print(f"[dim]{what}[/] {text}", highlight=False, soft_wrap=True)

@@ -57,7 +57,7 @@ class Comparison:
         """
         import pandas as pd
 
-        reference = self._known(next(iter(self.evaluations)) if reference is None else reference)
+        reference = self.known(next(iter(self.evaluations)) if reference is None else reference)
         rows = []
         for name, evaluation in self.evaluations.items():
             (overall,) = evaluation.accuracy().to_dict("records")
@@ -85,7 +85,7 @@ class Comparison:
             ``only_first, only_second`` (hits of one method alone), ``p``, ``n`` pairs compared, ``unscored`` pairs left
             out.
         """
-        one, other = self.evaluations[self._known(first)], self.evaluations[self._known(second)]
+        one, other = self.evaluations[self.known(first)], self.evaluations[self.known(second)]
         verdicts = zip(one.scores, other.scores, one.hits, other.hits, strict=True)
         pairs = [(a, b) for s, t, a, b in verdicts if s.label is not None and t.label is not None]
         only_first, only_second, p = mcnemar([a for a, _ in pairs], [b for _, b in pairs])
@@ -103,7 +103,12 @@ class Comparison:
 
         return pd.concat([e.to_frame().assign(method=name) for name, e in self.evaluations.items()], ignore_index=True)
 
-    def _known(self, method: str) -> str:
+    def known(self, method: str) -> str:
+        """The method's name, if it was compared.
+
+        Raises:
+            DataError: it was not; says which were.
+        """
         if method not in self.evaluations:
             raise DataError(f"no method {method!r} was compared; there are {', '.join(self.evaluations)}")
         return method

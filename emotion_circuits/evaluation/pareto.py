@@ -118,9 +118,7 @@ def trade_off(
     Raises:
         DataError: a method has no strength, or the reference was not compared.
     """
-    if reference not in comparison.evaluations:
-        raise DataError(f"no method {reference!r} was compared; there are {', '.join(comparison.evaluations)}")
-    unit = comparison.fluencies[reference].perplexity
+    unit = comparison.fluencies[comparison.known(reference)].perplexity
     points = [_point(comparison, name, 1.0, unit) for name in comparison.evaluations]
     for factor in (f for f in factors if f != 1):
         stronger = [at_strength(method, factor) for method in methods]
