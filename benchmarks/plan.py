@@ -26,7 +26,8 @@ from emotion_circuits import planning
 from emotion_circuits.data.prompts import Prompt
 from emotion_circuits.evaluation.text_quality import log_likelihoods
 from emotion_circuits.generation import GenerationConfig
-from emotion_circuits.pipeline import Settings, run_pipeline
+from emotion_circuits.pipeline import Settings, comparison, run_pipeline
+from emotion_circuits.pipeline.stages import decodings
 from emotion_circuits.planning.cost import cost_of
 from emotion_circuits.planning.workload import Job
 
@@ -117,10 +118,14 @@ def _stages(limit: int = 8) -> tuple[Predict, dict[str, float], dict[str, str]]:
         )
         marks.append(("", time.process_time()))
         done = ec.load_run(folder)
-        replies = [done.replies(emotion) for emotion in done.emotions]
-        prompt = mean(len(ids) for held in replies for ids in done.model.tokens(held.prompts))
+        compared = [made for label, _ in decodings(done) for made in comparison(done, label).evaluations.values()]
+        prompt = mean(len(ids) for made in compared for ids in done.model.tokens(made.replies.prompts))
         # A batch takes as long as its longest reply.
-        longest = mean(max(len(reply.tokens) for reply in held) for held in replies)
+        longest = mean(
+            max(len(reply.tokens) for reply in made.replies.replies[start : start + ROWS])
+            for made in compared
+            for start in range(0, len(made.replies), ROWS)
+        )
         searched = {kind: done.calibration_of(kind).n_generations for kind in ("circuit", "steering")}
     measured = {name: end - start for (name, start), (_, end) in pairwise(marks)}
     lengths = planning.Lengths(round(prompt), round(longest))
@@ -133,7 +138,7 @@ def _stages(limit: int = 8) -> tuple[Predict, dict[str, float], dict[str, str]]:
     jobs = planning.workload(shape, scale, lengths)
     planned = sum(job.n for job in jobs if (job.stage, job.kind) == ("circuit", "generate"))
     facts = {
-        "lengths": f"{lengths.prompt} tokens of a prompt, {lengths.reply} of a batch's longest reply",
+        "lengths": f"{lengths.prompt} tokens of a compared method's prompt, {lengths.reply} of a batch's longest reply",
         "replies of the search": f"planned {planned}, made {sum(searched.values())}",
     }
     stages = {job.stage for job in jobs}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -16,8 +17,9 @@ from emotion_circuits.control.bisection import Range
 from emotion_circuits.errors import DataError, DeviceError, ModelError
 from emotion_circuits.planning import Device, Lengths, ModelShape, Scale, data_of, device_named, plan, shape_of
 from emotion_circuits.planning.cost import batches_of, cost_of
-from emotion_circuits.planning.devices import KERNELS
-from emotion_circuits.planning.workload import CANDIDATES, INSTRUCTED, PLAIN, Job, expected_search, workload
+from emotion_circuits.planning.devices import KERNELS, PATCH_KERNELS
+from emotion_circuits.planning.measuring import ROWS, circuit_patches, measured_device
+from emotion_circuits.planning.workload import CANDIDATES, COMPARED, Job, expected_search, workload
 
 FAST = Device("fast", flops=1e12, bandwidth=1e11, memory=16e9, passing=1e15, exponentials=1e15)
 """Products and weights alone take time on it."""
@@ -57,27 +59,69 @@ def test_flops_are_those_that_torch_counts(rows: int) -> None:
     assert found == pytest.approx(counter.get_total_flops(), rel=1e-6)
 
 
+class Kernels(TorchDispatchMode):
+    """Counts what torch starts; views start nothing."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        views = ("view", "expand", "transpose", "slice", "unsqueeze", "aten.t.", "lift_fresh")
+        self.n += not any(name in str(func) for name in views)
+        return func(*args, **(kwargs or {}))
+
+
 def test_kernels_of_a_layer_are_those_that_torch_starts() -> None:
-    """Views start none. The difference of two depths is one layer."""
-
-    class Counter(TorchDispatchMode):
-        n = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            views = ("view", "expand", "transpose", "slice", "unsqueeze", "aten.t.", "lift_fresh")
-            self.n += not any(name in str(func) for name in views)
-            return func(*args, **(kwargs or {}))
+    """The difference of two depths is one layer."""
 
     def started(layers: int) -> int:
         hf = tiny.hf_model("qwen2", num_hidden_layers=layers).to(torch.bfloat16)
         hf.set_attn_implementation("sdpa")
         mask = torch.ones(2, 6, dtype=torch.long)
         mask[0, 0] = 0
-        with torch.no_grad(), (counter := Counter()):
+        with torch.no_grad(), (counter := Kernels()):
             hf(input_ids=torch.ones(2, 6, dtype=torch.long), attention_mask=mask)
         return counter.n
 
     assert started(3) - started(2) == pytest.approx(KERNELS, abs=4)
+
+
+def test_kernels_of_patches_are_those_that_torch_starts() -> None:
+    model = tiny.model("qwen2")
+
+    def started() -> int:
+        ids = torch.zeros(ROWS, 1, dtype=torch.long)
+        with torch.no_grad():
+            model.hf(ids)  # what is made once, at the first call
+            with Kernels() as counter:
+                model.hf(ids)
+        return counter.n
+
+    plain = started()
+    with model.patched(*circuit_patches(model)):
+        patched = started()
+    assert (patched - plain) / model.dims.n_layers == pytest.approx(PATCH_KERNELS, abs=1.5)
+
+
+def test_a_measured_device_has_every_rate() -> None:
+    device = measured_device(time.process_time)
+    times = {"layer_seconds", "patch_seconds", "step_seconds", "prompt_seconds", "noise_seconds"}
+    rates = {"flops", "bandwidth", "passing", "exponentials", "caching"}
+    assert not device.assumed
+    assert all(0 < getattr(device, name) < float("inf") for name in rates)
+    assert all(0 <= getattr(device, name) < 0.1 for name in times)
+
+
+def test_patches_and_caches_take_time() -> None:
+    shape, job = shape_of("demo"), Job("", "generate", 8, 5, 3)
+    slow = replace(FAST, patch_seconds=1e-3, caching=1e6)
+    plain, cached, patched = (
+        cost_of(job, shape, device, 4, 8).seconds
+        for job, device in ((job, FAST), (job, slow), (replace(job, patched=True), slow))
+    )
+    assert patched - cached == pytest.approx(3 * shape.dims.n_layers * 1e-3)  # the prompts, and two tokens more
+    keys = shape.dims.n_key_value_heads * shape.dims.d_head
+    # Both steps are counted at half of the reply: joined (read and written) and read, keys and values.
+    assert cached - plain == pytest.approx(2 * shape.dims.n_layers * 8 * 4 * 6 * keys * (5 + 1.5 + 1) / 1e6, rel=1e-3)
 
 
 def test_cost_grows_as_work_does() -> None:
@@ -134,7 +178,7 @@ def test_the_plan_has_the_pipelines_candidates_and_methods() -> None:
     from emotion_circuits.pipeline.stages import METHODS
 
     assert len(search.circuit_recipes()) == CANDIDATES
-    assert len(METHODS) == PLAIN + INSTRUCTED
+    assert len(METHODS) == sum(n for n, _, _ in COMPARED)
     assert Range() == search.STRENGTHS
 
 

@@ -6,8 +6,9 @@ FLOPs    :math:`B q\,(2 P + 4 h\,(c + q))`, with P the layer's parameters and h 
 bytes    the layer's weights, what norms, rotations, activation functions and sums read and write (`_Call.passing`),
          and the keys and values of every row
 seconds  max(FLOPs / rate, weights / bandwidth) for the products, + the other bytes / the rate of element-wise
-         operations, + exponentials of softmax and activation function / their rate; and the host's time to get it all
-         under way, which adds to that on a CPU and hides behind it on a GPU
+         operations (of attention to a cache, for its bytes), + exponentials of softmax and activation function / their
+         rate; and the host's time to get it all under way, patches included, which adds to that on a CPU and hides
+         behind it on a GPU
 
 Generation is one call for the prompts and one for every further token, each with the host's work between two calls.
 Prompts that several rows share are read once. A suffix job is one call for the prompts and, for the variants, half of
@@ -24,6 +25,7 @@ from emotion_circuits.model.suffix import ROWS
 from emotion_circuits.planning.devices import Device
 from emotion_circuits.planning.shapes import ModelShape
 from emotion_circuits.planning.workload import Job
+from emotion_circuits.types import ModelDims
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def cost_of(job: Job, shape: ModelShape, device: Device, itemsize: int, batch_si
     batches = batches_of(job, batch_size)
     if not batches:
         return Cost()
-    rows, call = job.n / batches, _Call(shape, device, itemsize)
+    rows, call = job.n / batches, _Call(shape, device, itemsize, job.patched)
     one = {"read": _read, "score": _score, "generate": _generate, "suffix": _suffix}[job.kind](call, job, rows)
     return one * batches + Cost(seconds=job.n * device.prompt_seconds)
 
@@ -87,6 +89,16 @@ def _suffix(call: _Call, job: Job, rows: float) -> Cost:
     return call(rows, job.tokens) + variants * (calls / 2)
 
 
+def cache_bytes(dims: ModelDims, itemsize: int, rows: float, tokens: float, context: float) -> float:
+    """Bytes that a layer's keys and values take: new ones are joined to the old, which copies both (4), and read (2).
+
+    Several query tokens read a copy for every head where heads share keys.
+    """
+    queries, keys = dims.n_heads * dims.d_head, dims.n_key_value_heads * dims.d_head
+    copies = 2 * (queries + keys) if tokens > 1 and queries > keys else 0
+    return itemsize * rows * (context + tokens) * ((4 if context else 0) * keys + 2 * keys + copies)
+
+
 @dataclass(frozen=True)
 class _Call:
     """A forward pass through all layers."""
@@ -94,19 +106,23 @@ class _Call:
     shape: ModelShape
     device: Device
     itemsize: int
+    patched: bool = False
 
     def __call__(self, rows: float, tokens: float, context: float = 0.0, *, together: float = 1.0) -> Cost:
         """``together`` rows have one cache between them, and each other as masked keys."""
         d, new = self.shape.dims, rows * tokens
         seen = context + tokens * together
         scores = new * d.n_heads * seen
-        moved = new * self.passing + self._cache(rows / together, tokens * together, context)
+        moved = new * self.passing
+        cached = cache_bytes(d, self.itemsize, rows / together, tokens * together, context)
         layer = (
             self._product(2 * new * self.shape.layer + 4 * scores * d.d_head, self.itemsize * self.shape.layer)
             + Cost(bytes=moved, seconds=moved / self.device.passing)
+            + Cost(bytes=cached, seconds=cached / (self.device.caching if context else self.device.passing))
             + Cost(seconds=(scores + new * d.d_mlp) / self.device.exponentials)
         )
-        return self._with_host(layer, self.device.layer_seconds) * d.n_layers
+        host = self.device.layer_seconds + (self.device.patch_seconds if self.patched else 0.0)
+        return self._with_host(layer, host) * d.n_layers
 
     @property
     def passing(self) -> float:
@@ -118,16 +134,6 @@ class _Call:
         d = self.shape.dims
         queries, keys = d.n_heads * d.d_head, d.n_key_value_heads * d.d_head
         return 4 * 14 * d.d_model + self.itemsize * (6 * d.d_model + 10 * (queries + keys) + 2 * queries + 5 * d.d_mlp)
-
-    def _cache(self, rows: float, tokens: float, context: float) -> float:
-        """Keys and values: new ones are joined to the old, which copies both (4), and all are read (2).
-
-        Several query tokens read a copy for every head where heads share keys.
-        """
-        d = self.shape.dims
-        queries, keys = d.n_heads * d.d_head, d.n_key_value_heads * d.d_head
-        copies = 2 * (queries + keys) if tokens > 1 and queries > keys else 0
-        return self.itemsize * rows * (context + tokens) * ((4 if context else 0) * keys + 2 * keys + copies)
 
     def logits(self, n: float) -> Cost:
         """Logits of ``n`` tokens, as float32, and their softmax or the search for the largest."""

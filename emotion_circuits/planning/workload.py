@@ -34,8 +34,8 @@ from emotion_circuits.planning.shapes import ModelShape
 
 Kind = Literal["read", "score", "generate", "suffix"]
 
-PLAIN, INSTRUCTED = 4, 3
-"""Compared methods that change the model under plain prompts, and that ask by instruction."""
+COMPARED = ((1, False, False), (3, False, True), (1, True, False), (2, True, True))
+"""How many of the compared methods ask by instruction, and how many patch the model: methods, instructed, patched."""
 CANDIDATES, FINALISTS = 6, 2
 """Of circuits, and as many of steering; those that are refined, for every emotion."""
 STRENGTHS = 4  # of the influence table
@@ -109,6 +109,7 @@ class Job:
         rows: most rows of a batch, where the work itself limits them.
         repeats: sequences that have the same prompt; all of it but the last token is read once.
         sampled: whether tokens are drawn.
+        patched: whether a circuit's patches act.
         split: whether processes share it; else each does all of it.
     """
 
@@ -123,6 +124,7 @@ class Job:
     rows: int = 1_000_000
     repeats: int = 1
     sampled: bool = False
+    patched: bool = False
     split: bool = True
 
 
@@ -131,11 +133,14 @@ def workload(shape: ModelShape, scale: Scale, lengths: Lengths) -> list[Job]:
     e, n, t = scale.emotions, scale.train, scale.test
     p, r, both = lengths.prompt, lengths.reply, lengths.prompt + lengths.reply
     compared = [
-        Job("generate", "generate", methods * e * t, p, r, calls=methods, repeats=repeats, sampled=sampled)
+        Job(
+            "generate", "generate", methods * e * t, p, r, calls=methods, repeats=1 if instructed else e,
+            sampled=sampled, patched=patched,
+        )
         for sampled in (False, True)[: scale.decodings]
-        for methods, repeats in ((PLAIN, e), (INSTRUCTED, 1))
-    ]
-    methods = scale.decodings * (PLAIN + INSTRUCTED)
+        for methods, instructed, patched in COMPARED
+    ]  # fmt: skip
+    methods = scale.decodings * sum(n for n, _, _ in COMPARED)
     return [
         Job("elicit", "generate", (e + 1) * n, p, r, calls=e + 1),
         *[Job("directions", "read", e * n, p)] * 2,
@@ -214,24 +219,28 @@ def _searches(scale: Scale, lengths: Lengths) -> list[Job]:
     tried = round(CANDIDATES * e * search.find + finalists * search.controlled * search.edges)
     removed = round(2 * CANDIDATES * e * search.controlled)
     one = [
-        *_trial(e, scale.validation, lengths, 1, 1),
+        *_trial(e, scale.validation, lengths, 1, 1, patched=False),
         *_trial(tried, few, lengths, search.rounds, max(1, tried // search.rounds)),
         *_trial(finalists, scale.validation, lengths, 1, finalists),
         *_shares(tried * min(few, N_SHARE), lengths, search.rounds),
         *_shares(finalists * min(scale.validation, N_SHARE), lengths, 1),
     ]
-    removals = Job("circuit", "generate", removed * few, lengths.prompt, lengths.reply, repeats=2 * CANDIDATES)
+    p, r = lengths.prompt, lengths.reply
+    removals = Job("circuit", "generate", removed * few, p, r, repeats=2 * CANDIDATES, patched=True)
     return [*one, *one, removals]
 
 
-def _trial(doses: int, items: int, lengths: Lengths, calls: int, repeats: int) -> list[Job]:
+def _trial(doses: int, items: int, lengths: Lengths, calls: int, repeats: int, *, patched: bool = True) -> list[Job]:
     n, p, r = doses * items, lengths.prompt, lengths.reply
     return [
-        Job("circuit", "generate", n, p, r, calls=calls, repeats=repeats),
+        Job("circuit", "generate", n, p, r, calls=calls, repeats=repeats, patched=patched),
         Job("circuit", "score", n, p, r, calls=calls),
     ]
 
 
 def _shares(n: int, lengths: Lengths, calls: int) -> list[Job]:
     """Read with what is added and without, logits included."""
-    return [Job("circuit", "score", n, 0, lengths.prompt + lengths.reply, calls=calls, split=False)] * 2
+    return [
+        Job("circuit", "score", n, 0, lengths.prompt + lengths.reply, calls=calls, patched=patched, split=False)
+        for patched in (True, False)
+    ]
