@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emotion_circuits import distributed
 from emotion_circuits.data.prompts import as_prompts
 from emotion_circuits.directions.quality import flag_note
 from emotion_circuits.intervals import clustered
 from emotion_circuits.interventions import Patch
 from emotion_circuits.model import HookedModel, TokenBatch
+from emotion_circuits.model.batching import by_sample
 from emotion_circuits.targets import Target
 
 
@@ -71,15 +71,12 @@ def measure(
     asked = as_prompts(prompts)
     patches = [] if patch is None else [patch] if isinstance(patch, Patch) else list(patch)
     site, layer = target.readout
-    values: dict[int, Tensor] = {}
 
     def read(batch: TokenBatch) -> Tensor:
         # One batch at a time, so that a patch knows which sample is in which row.
         with model.patched(*patches, samples=batch.samples):
             return target(model, model.read(batch, site, layer)).detach().cpu()
 
-    for batch, read_off in model.run_batches(asked, read, batch_size, shared=True):
-        values.update(zip(batch.samples.tolist(), read_off, strict=True))
-    values = distributed.merge(values)
+    values = by_sample(model.run_batches(asked, read, batch_size, shared=True))
     clusters = tuple(prompt.item if prompt.item is not None else i for i, prompt in enumerate(asked))
-    return Measurement(torch.stack([values[i] for i in range(len(asked))]), clusters, getattr(target, "flags", ()))
+    return Measurement(torch.stack(values), clusters, getattr(target, "flags", ()))

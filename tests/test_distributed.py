@@ -127,6 +127,25 @@ def test_the_run_of_several_processes_is_the_run_of_one(n: int, alone: Path, tmp
 
 
 @pytest.mark.slow
+def test_methods_by_themselves_are_split_too(tmp_path: Path) -> None:
+    """Edges, validation curves, stability, side effects, ...: the same tables, and no process does all of the work."""
+    folders = {n: tmp_path / str(n) for n in (1, 3)}
+    rows = {}
+    for n, folder in folders.items():
+        folder.mkdir()
+        result = launch(n, "methods.py", str(folder))
+        assert result.returncode == 0, result.stderr
+        rows[n] = [int(path.read_text()) for path in folder.glob("rows-*.txt")]
+    names = sorted(path.name for path in folders[1].glob("*.parquet"))
+    assert len(names) == 8 and sorted(path.name for path in folders[3].glob("*.parquet")) == names
+    for name in names:
+        same(name, folders[1] / name, folders[3] / name)
+    (whole,) = rows[1]
+    assert len(rows[3]) == 3
+    assert whole / 3 < max(rows[3]) < whole / 2
+
+
+@pytest.mark.slow
 def test_a_run_is_taken_up_by_another_number_of_processes(alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "handed-over"
     launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]

@@ -200,10 +200,10 @@ def test_more_devices_are_faster_by_as_much_as_there_are_batches() -> None:
     one, eight, many = (plan(shape, scale, lengths, device_named("H100"), n) for n in (1, 8, 800))
     assert eight.copies == 8
     assert one.elapsed["elicit"] / eight.elapsed["elicit"] == pytest.approx(8, rel=0.05)
-    assert 4 < one.seconds / eight.seconds < 8  # every process leaves each theme out by itself
+    assert one.seconds / eight.seconds == pytest.approx(8, rel=0.05)
     assert many.efficiency < 1 and many.batch_size < one.batch_size
     assert one.costs["elicit"].flops == pytest.approx(many.costs["elicit"].flops)
-    assert one.costs["directions"].flops < many.costs["directions"].flops
+    assert one.costs["directions"].flops == pytest.approx(many.costs["directions"].flops)
 
 
 def test_large_models_are_spread_and_too_large_ones_refused() -> None:

@@ -13,7 +13,7 @@ An ablation of nodes that carry the target has a negative effect, an enhancement
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -28,6 +28,7 @@ from emotion_circuits.errors import ModelError
 from emotion_circuits.intervals import clustered
 from emotion_circuits.interventions import Intervention
 from emotion_circuits.model import HookedModel, TokenBatch
+from emotion_circuits.model.batching import by_sample
 from emotion_circuits.model.suffix import Readout, SuffixRun
 from emotion_circuits.nodes import NodeSet, NodeValues
 from emotion_circuits.progress import progress
@@ -88,16 +89,15 @@ def validation_curves(
     chosen = sorted({layer % n_layers for layer in (range(n_layers) if layers is None else layers)})
     draw = _global_curves if scope == "global" else _sublayer_curves
     curves = draw(attribution, tuple(ks), n_random, chosen, seed)
-    with progress("validate", len(samples)) as advance, torch.no_grad():
+    with progress("validate", len(samples), shared=True) as advance, torch.no_grad():
         work = _Work(model, target, intervention, curves, chunk)
-        for batch, effects in samples.run(model, work, batch_size):
-            for curve, effect in zip(curves, effects, strict=True):
-                curve.effects.append(effect)
-            work.order += batch.samples.tolist()
-            advance(len(batch))
-    held = [samples.prompts[i] for i in work.order]
-    clusters = [prompt.item if prompt.item is not None else i for i, prompt in zip(work.order, held, strict=True)]
-    return pd.DataFrame([row for curve in curves for row in curve.rows(clusters)])
+        effects = torch.stack(by_sample(samples.run(model, work, batch_size, shared=True), advance))
+    used = samples.used.tolist()
+    clusters = [i if (item := samples.prompts[i].item) is None else item for i in used]
+    by_curve = effects.split([len(curve.labels) for curve in curves], dim=2)
+    return pd.DataFrame(
+        [row for curve, held in zip(curves, by_curve, strict=True) for row in curve.rows(held, clusters)]
+    )
 
 
 @dataclass
@@ -109,18 +109,16 @@ class _Curve:
         kind: the kind of node; None for both.
         labels: selection and size of each set.
         masks: the sets' members in each place.
-        effects: of each batch, at the sublayer and at the end.
     """
 
     layer: int | None
     kind: NodeKind | None
     labels: list[tuple[str, int]]
     masks: dict[Place, Bool[Tensor, "set unit"]]
-    effects: list[Float[Tensor, "2 batch set"]] = field(default_factory=list)
 
-    def rows(self, clusters: list) -> list[dict]:
-        """The data frame's rows."""
-        local, end = torch.cat(self.effects, dim=1)
+    def rows(self, effects: Float[Tensor, "sample 2 set"], clusters: list) -> list[dict]:
+        """The data frame's rows, from each sample's effects at the sublayer and at the end."""
+        local, end = effects.unbind(dim=1)
         sublayer = "all" if self.kind is None else _SUBLAYER[self.kind]
         rows = []
         for selection, k in dict.fromkeys(self.labels):
@@ -194,13 +192,12 @@ def _best(attribution: Attribution, pool: NodeSet, k: int, sign: int) -> NodeSet
 
 
 class _Work:
-    """What is done with one batch: all sets of all curves, as variants."""
+    """What is done with one batch: all sets of all curves, one curve after the other, as variants."""
 
     def __init__(
         self, model: HookedModel, target: Target, intervention: Intervention, curves: list[_Curve], chunk: int | None
     ) -> None:
         self.model, self.target, self.intervention, self.curves, self.chunk = model, target, intervention, curves, chunk
-        self.order: list[int] = []
         self.local = [self._local_of(curve) for curve in curves]
 
     def _local_of(self, curve: _Curve) -> tuple[Readout, Tensor] | None:
@@ -212,9 +209,10 @@ class _Work:
         except ModelError:
             return None  # the target has no direction
 
-    def __call__(self, batch: TokenBatch) -> list[Float[Tensor, "2 batch set"]]:
+    def __call__(self, batch: TokenBatch) -> Float[Tensor, "batch 2 set"]:
         run = SuffixRun(self.model, batch)
-        return [self._effects(run, curve, local) for curve, local in zip(self.curves, self.local, strict=True)]
+        found = [self._effects(run, curve, local) for curve, local in zip(self.curves, self.local, strict=True)]
+        return torch.cat(found, dim=2).transpose(0, 1)
 
     def _effects(
         self, run: SuffixRun, curve: _Curve, local: tuple[Readout, Tensor] | None

@@ -33,24 +33,12 @@ from torch import Tensor
 
 from emotion_circuits.attribution.edits import Place, check_nodes
 from emotion_circuits.attribution.gradient import CleanPass
-from emotion_circuits.attribution.sums import SampleSet
 from emotion_circuits.circuits.circuit import Circuit
-from emotion_circuits.circuits.groups import (
-    READS,
-    TARGET,
-    Group,
-    edge_table,
-    pairs_of,
-    reaching,
-    sorted_groups,
-    written,
-)
-from emotion_circuits.circuits.node_sets import clusters_of, prompts_for
+from emotion_circuits.circuits.groups import READS, TARGET, EdgeList, Group, written
 from emotion_circuits.interventions import Intervention
 from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.model.suffix import Edit, SuffixRun
 from emotion_circuits.nodes import NodeSet
-from emotion_circuits.progress import progress
 from emotion_circuits.targets import Target
 
 if TYPE_CHECKING:
@@ -67,28 +55,20 @@ def attribute_edges(
     sublayer, ``groups_of(NodeSet.all(model))`` every head and every layer's neurons.
     """
     check_nodes(intervention)
-    held = sorted_groups(model, groups)
-    reached = reaching(held, target, model.dims.n_layers)
-    ends = torch.tensor(pairs_of(held), dtype=torch.long).view(-1, 2).T
-    samples = SampleSet(prompts_for(prompts, target.emotion), {"target": target})
+    edges = EdgeList.between(model, groups, target)
+    held, reached = edges.groups, edges.reached
+    ends = torch.tensor(edges.pairs, dtype=torch.long).view(-1, 2).T
 
-    def work(batch: TokenBatch) -> Tensor:
+    def effects(batch: TokenBatch) -> Float[Tensor, "batch edge"]:
         run = SuffixRun(model, batch)
         with torch.no_grad():
             pushes = torch.stack([written(model, run, group, intervention) for group in held], dim=1)
         slopes = torch.stack(list(_slopes(model, run, held, target)), dim=1)
-        effects = einsum(pushes, slopes, "batch source d_model, batch receiver d_model -> batch source receiver")
+        pairs = einsum(pushes, slopes, "batch source d_model, batch receiver d_model -> batch source receiver")
         direct = einsum(pushes[:, reached], _at_readout(model, run, target), "batch source d, batch d -> batch source")
-        return torch.cat([effects[:, ends[0], ends[1]], direct], dim=1).double().cpu()
+        return torch.cat([pairs[:, ends[0], ends[1]], direct], dim=1).double().cpu()
 
-    effects, order = [], []
-    with progress("edges", len(samples)) as advance:
-        for batch, found in samples.run(model, work, batch_size):
-            effects.append(found)
-            order += batch.samples.tolist()
-            advance(len(batch))
-    names = [(held[i].name, held[j].name) for i, j in ends.T.tolist()] + [(held[i].name, TARGET) for i in reached]
-    return edge_table(names, torch.cat(effects), clusters_of(samples.prompts, order), intervention)
+    return edges.measure(model, effects, prompts, target, intervention, batch_size)
 
 
 def _slopes(

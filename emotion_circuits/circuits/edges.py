@@ -17,7 +17,7 @@ Reference: Wang et al., 2023 (arXiv 2211.00593); Goldowsky-Dill et al., 2023 (ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,25 +25,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emotion_circuits.attribution.edits import check_nodes
-from emotion_circuits.attribution.sums import SampleSet
 from emotion_circuits.circuits.circuit import Circuit
-from emotion_circuits.circuits.groups import (
-    READS,
-    TARGET,
-    Group,
-    edge_table,
-    pairs_of,
-    reaching,
-    sorted_groups,
-    unflat,
-    written,
-)
-from emotion_circuits.circuits.node_sets import clusters_of, prompts_for
+from emotion_circuits.circuits.groups import READS, EdgeList, Group, unflat, written
 from emotion_circuits.interventions import Intervention
 from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.model.suffix import Edit, SuffixRun
 from emotion_circuits.nodes import NodeSet
-from emotion_circuits.progress import progress
 from emotion_circuits.targets import Target
 
 if TYPE_CHECKING:
@@ -74,30 +61,19 @@ def circuit_edges(
         ModelError: the model norms what its sublayers write.
     """
     check_nodes(intervention)
-    held = sorted_groups(model, groups)
-    reached = reaching(held, target, model.dims.n_layers)
-    samples = SampleSet(prompts_for(prompts, target.emotion), {"target": target})
-    effects, order = [], []
-    with progress("edges", len(samples)) as advance, torch.no_grad():
-        work = _Work(model, target, intervention, held, reached)
-        for batch, found in samples.run(model, work, batch_size):
-            effects.append(found)
-            order += batch.samples.tolist()
-            advance(len(batch))
-    names = [(held[i].name, held[j].name) for i, j in pairs_of(held)] + [(held[i].name, TARGET) for i in reached]
-    return edge_table(names, torch.cat(effects), clusters_of(samples.prompts, order), intervention)
+    edges = EdgeList.between(model, groups, target)
+    work = _Work(model, target, intervention, edges)
+    return edges.measure(model, work, prompts, target, intervention, batch_size)
 
 
 class _Work:
     """All edges on one batch: ``[row, pair]``, receivers from below to above, then the direct paths to the target."""
 
-    def __init__(
-        self, model: HookedModel, target: Target, intervention: Intervention, groups: Sequence[Group],
-        reached: Sequence[int],
-    ) -> None:  # fmt: skip
+    def __init__(self, model: HookedModel, target: Target, intervention: Intervention, edges: EdgeList) -> None:
         self.model, self.target, self.intervention = model, target, intervention
-        self.groups, self.reached = groups, reached
+        self.groups, self.reached = edges.groups, edges.reached
 
+    @torch.no_grad()
     def __call__(self, batch: TokenBatch) -> Float[Tensor, "batch pair"]:
         run = SuffixRun(self.model, batch)
         pushes = [written(self.model, run, group, self.intervention) for group in self.groups]

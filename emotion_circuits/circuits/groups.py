@@ -1,12 +1,13 @@
-"""Groups of nodes, between which edges are measured: some heads, or some neurons, of one layer.
+"""Groups of nodes and the edges between them, which `edges` measures exactly and `edge_attribution` approximately.
 
-A group writes into the residual what its nodes write (`written`), and reads the residual before its sublayer. An edge
-goes from a group to a higher one, or to the target's readout (`TARGET`).
+A group is some heads, or some neurons, of one layer. It writes into the residual what its nodes write (`written`), and
+reads the residual before its sublayer. An edge goes from a group to a higher one, or to the target's readout
+(`TARGET`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -15,14 +16,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emotion_circuits.attribution.edits import intervene, places
+from emotion_circuits.attribution.sums import SampleSet
 from emotion_circuits.circuits.circuit import Circuit
-from emotion_circuits.circuits.node_sets import SetValues, check_shape, describe_intervention, quantiles
+from emotion_circuits.circuits.node_sets import (
+    SetValues,
+    check_shape,
+    clusters_of,
+    describe_intervention,
+    prompts_for,
+    quantiles,
+)
 from emotion_circuits.errors import ModelError, NodeError
 from emotion_circuits.interventions import Intervention, Where
-from emotion_circuits.model import HookedModel
+from emotion_circuits.model import HookedModel, TokenBatch
+from emotion_circuits.model.batching import by_sample
 from emotion_circuits.model.suffix import SuffixRun
 from emotion_circuits.model.writes import SUBLAYER_OF
 from emotion_circuits.nodes import NodeSet
+from emotion_circuits.progress import progress
 from emotion_circuits.targets import Target
 from emotion_circuits.types import NodeKind, Site
 
@@ -108,17 +119,65 @@ def _group(model: HookedModel, name: str, nodes: NodeSet) -> Group:
     return Group(name, kind, layer, units)
 
 
-def pairs_of(groups: Sequence[Group]) -> list[tuple[int, int]]:
-    """Places of source and receiver of every edge between groups, receiver by receiver."""
-    return [(i, j) for j, upper in enumerate(groups) for i, lower in enumerate(groups) if lower.height < upper.height]
+@dataclass(frozen=True, eq=False)
+class EdgeList:
+    """Which edges there are: from each group to every higher one, receiver by receiver, and then to the target.
 
+    Attributes:
+        groups: from below to above.
+        reached: places of the groups that write below the target's readout.
+    """
 
-def reaching(groups: Sequence[Group], target: Target, n_layers: int) -> list[int]:
-    """Places of the groups that write below the target's readout."""
-    site, layer = target.readout
-    after = {"resid_pre": (layer % n_layers, -1), "resid_mid": (layer % n_layers, 0)}
-    end = after.get(site, (layer % n_layers, 1))
-    return [i for i, group in enumerate(groups) if group.height <= end]
+    groups: list[Group]
+    reached: list[int]
+
+    @classmethod
+    def between(cls, model: HookedModel, groups: Circuit | NodeSet | Mapping[str, NodeSet], target: Target) -> EdgeList:
+        """All edges of a model's groups. Errors are those of `sorted_groups`."""
+        held, n_layers = sorted_groups(model, groups), model.dims.n_layers
+        site, layer = target.readout
+        after = {"resid_pre": (layer % n_layers, -1), "resid_mid": (layer % n_layers, 0)}
+        end = after.get(site, (layer % n_layers, 1))
+        return cls(held, [i for i, group in enumerate(held) if group.height <= end])
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Places of source and receiver of every edge between groups."""
+        return [
+            (i, j) for j, upper in enumerate(self.groups) for i, lower in enumerate(self.groups)
+            if lower.height < upper.height
+        ]  # fmt: skip
+
+    @property
+    def names(self) -> list[tuple[str, str]]:
+        """Every edge's ends."""
+        named = [group.name for group in self.groups]
+        return [(named[i], named[j]) for i, j in self.pairs] + [(named[i], TARGET) for i in self.reached]
+
+    def measure(
+        self,
+        model: HookedModel,
+        effects: Callable[[TokenBatch], Float[Tensor, "batch edge"]],
+        prompts: object,
+        target: Target,
+        intervention: Intervention,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        """One row per edge, largest magnitude first: ``source, target, effect, low, high, intervention``.
+
+        Args:
+            model: the model.
+            effects: of all edges on a batch, in the order of `names`.
+            prompts: a SEV (its items are instructed with the target's emotion), or prompts.
+            target: what is measured; its samples among the prompts are used.
+            intervention: what is done to each source.
+            batch_size: rows in a batch.
+        """
+        samples = SampleSet(prompts_for(prompts, target.emotion), {"target": target})
+        with progress("edges", len(samples), shared=True) as advance:
+            values = by_sample(samples.run(model, effects, batch_size, shared=True), advance)
+        clusters = clusters_of(samples.prompts, samples.used.tolist())
+        return _table(self.names, torch.stack(values), clusters, intervention)
 
 
 def written(model: HookedModel, run: SuffixRun, group: Group, intervention: Intervention) -> Tensor:
@@ -136,7 +195,7 @@ def unflat(model: HookedModel, group: Group, held: Tensor) -> Tensor:
     return held.unflatten(-1, (model.dims.n_heads, model.dims.d_head)) if group.kind == "head" else held
 
 
-def edge_table(
+def _table(
     names: Sequence[tuple[str, str]], values: Float[Tensor, "sample pair"], clusters: Sequence[object],
     intervention: Intervention,
 ) -> pd.DataFrame:  # fmt: skip

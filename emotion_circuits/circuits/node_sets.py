@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emotion_circuits import distributed
 from emotion_circuits.attribution.edits import check_nodes, set_edit
 from emotion_circuits.attribution.sums import SampleSet
 from emotion_circuits.circuits.circuit import Circuit
@@ -22,6 +21,7 @@ from emotion_circuits.data.sev import SEV
 from emotion_circuits.errors import EmotionError, NodeError
 from emotion_circuits.interventions import Intervention
 from emotion_circuits.model import HookedModel, TokenBatch
+from emotion_circuits.model.batching import by_sample
 from emotion_circuits.model.suffix import SuffixRun
 from emotion_circuits.nodes import HasDims, NodeSet
 from emotion_circuits.progress import progress
@@ -82,7 +82,6 @@ def set_values(
     """
     check_nodes(intervention)
     samples = SampleSet(as_prompts(prompts), {"target": target})
-    values: dict[int, Tensor] = {}
     changed = torch.tensor([i for i, held in enumerate(sets) if len(held)], dtype=torch.long)
 
     def work(batch: TokenBatch) -> Tensor:
@@ -94,12 +93,8 @@ def set_values(
         return result
 
     with progress("circuit", len(samples), shared=True) as advance, torch.no_grad():
-        for batch, result in samples.run(model, work, batch_size, shared=True):
-            values.update(zip(batch.samples.tolist(), result, strict=True))
-            advance(len(batch))
-    values = distributed.merge(values)
-    used = samples.used.tolist()
-    return SetValues(torch.stack([values[i] for i in used]), clusters_of(samples.prompts, used))
+        values = by_sample(samples.run(model, work, batch_size, shared=True), advance)
+    return SetValues(torch.stack(values), clusters_of(samples.prompts, samples.used.tolist()))
 
 
 def clusters_of(prompts: Sequence[Prompt], rows: Sequence[int]) -> tuple[object, ...]:

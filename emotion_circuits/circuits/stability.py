@@ -1,7 +1,8 @@
 """Stability: would other data have given the same circuit?
 
 1. Score every node on each scenario's prompts alone. A score is a mean over samples, so the score on any resample of
-   whole scenarios is the weighted mean of these: one attribution of the data serves all resamples.
+   whole scenarios is the weighted mean of these: one attribution of the data serves all resamples. The resamples are
+   drawn beforehand, and each scenario's scores are added to theirs at once: memory does not grow with the scenarios.
 2. Choose a circuit on each bootstrap resample; a node's frequency is the share of resamples that chose it.
 3. Choose circuits on pairs of disjoint halves of the scenarios: again a frequency for every node, and the mean Jaccard
    index of the two circuits of a pair, which says how far half the data agrees with the other half.
@@ -28,12 +29,13 @@ from emotion_circuits.errors import DataError
 from emotion_circuits.model import HookedModel
 from emotion_circuits.nodes import NodeSet, NodeValues
 from emotion_circuits.targets import Target, samples_of
-from emotion_circuits.types import KINDS
+from emotion_circuits.types import KINDS, ModelDims, NodeKind
 
 if TYPE_CHECKING:
     import pandas as pd
 
 N_HALVES = 20
+_BLOCK = 16  # scenarios whose scores are added at once, as one product
 
 Choose = Callable[[NodeValues], NodeSet]
 """From scores to a circuit's nodes."""
@@ -148,25 +150,14 @@ def stability_each(
     members: dict[object, list[Prompt]] = {}
     for prompt, scenario in zip(asked, scenarios, strict=True):
         members.setdefault(scenario, []).append(prompt)
-    scored: dict[str, dict[int, NodeValues]] = {name: {} for name in targets}
-    mine = distributed.share(list(enumerate(members.items())))
+    mine = distributed.share(list(members.items()))
+    sums = {name: _Resamples(model.dims, held, n_draws, seed) for name, held in counts.items()}
     with distributed.apart():
-        for place, (scenario, prompts_there) in mine:
+        for scenario, prompts_there in mine:
             present = {name: target for name, target in targets.items() if scenario in counts[name]}
             for name, found in attribute_each(model, prompts_there, present, method, batch_size=batch_size).items():
-                scored[name][place] = found.values
-    scores = {name: _of_all_processes(held) for name, held in scored.items()}
-    return {
-        name: _resampled(scores[name], [counts[name][s] for s in dict.fromkeys(scenarios) if s in counts[name]],
-                         choose[name], n_draws, seed)
-        for name in targets
-    }  # fmt: skip
-
-
-def _of_all_processes(scored: Mapping[int, NodeValues]) -> list[NodeValues]:
-    """Scores by scenario, each worked out by one process, in the scenarios' order."""
-    neurons, heads = (distributed.merge({i: held.values(kind) for i, held in scored.items()}) for kind in KINDS)
-    return [NodeValues(neurons[i], heads[i]) for i in sorted(neurons)]
+                sums[name].add(scenario, found.values)
+    return {name: held.stability(choose[name]) for name, held in sums.items()}
 
 
 def _instructed(prompts: object, targets: Iterable[Target]) -> list[Prompt]:
@@ -175,25 +166,65 @@ def _instructed(prompts: object, targets: Iterable[Target]) -> list[Prompt]:
     return [prompt for target in targets for prompt in prompts.prompts(target.emotion)]
 
 
-def _resampled(scores: list[NodeValues], counts: list[int], choose: Choose, n_draws: int, seed: int) -> Stability:
-    weights, n = torch.tensor(counts, dtype=torch.float32), len(scores)
-    stacked = [torch.stack([held.values(kind) for held in scores]) for kind in KINDS]
+class _Resamples:
+    """One target's scores on every resample of the scenarios: on all of them, on bootstrap draws, on pairs of halves.
 
-    def chosen(often: Float[Tensor, " scenario"]) -> NodeSet:
-        share = often * weights / (often * weights).sum()
-        return choose(NodeValues(*(torch.tensordot(share, part, dims=1) for part in stacked)))
+    Args:
+        dims: sizes of the model.
+        counts: samples of each scenario.
+        n_draws: bootstrap resamples.
+        seed: of the draws.
+    """
 
+    def __init__(self, dims: ModelDims, counts: Mapping[object, int], n_draws: int, seed: int) -> None:
+        self.n_draws, self.n = n_draws, len(counts)
+        self.place = {scenario: i for i, scenario in enumerate(counts)}
+        often = _drawn(self.n, n_draws, seed) * torch.tensor(list(counts.values()), dtype=torch.float64)
+        self.shares = often / often.sum(dim=1, keepdim=True)
+        self.waiting: list[tuple[int, NodeValues]] = []
+        sizes: dict[NodeKind, tuple[int, int]] = {
+            "neuron": (dims.n_layers, dims.d_mlp),
+            "head": (dims.n_layers, dims.n_heads),
+        }
+        self.sums: dict[NodeKind, Tensor] = {
+            kind: torch.zeros(len(often), *sizes[kind], dtype=torch.float64) for kind in KINDS
+        }
+
+    def add(self, scenario: object, values: NodeValues) -> None:
+        """Add a scenario's scores to the resamples that have it."""
+        self.waiting.append((self.place[scenario], values))
+        if len(self.waiting) == _BLOCK:
+            self._flush()
+
+    def _flush(self) -> None:
+        shares = self.shares[:, [place for place, _ in self.waiting]]
+        for kind, total in self.sums.items() if self.waiting else ():
+            total += torch.tensordot(shares, torch.stack([v.values(kind) for _, v in self.waiting]).double(), dims=1)
+        self.waiting = []
+
+    def stability(self, choose: Choose) -> Stability:
+        """Choose on every resample; all processes' scenarios count."""
+        self._flush()
+        distributed.add(*self.sums.values())
+        every, *chosen = [
+            choose(NodeValues(*(self.sums[kind][i].float() for kind in KINDS))) for i in range(len(self.shares))
+        ]
+        draws, halves = chosen[: self.n_draws], chosen[self.n_draws :]
+        pairs = zip(halves[::2], halves[1::2], strict=True)
+        agreement = sum(len(a & b) / max(1, len(a | b)) for a, b in pairs) / N_HALVES
+        return Stability(every, _share(draws), _share(halves), agreement, self.n_draws, self.n)
+
+
+def _drawn(n: int, n_draws: int, seed: int) -> Float[Tensor, "resample scenario"]:
+    """How often each resample has each of n scenarios: all once, the bootstrap draws, then both halves of each pair."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(n, (n_draws, n), generator=generator)
-    resampled = [chosen(torch.bincount(draw, minlength=n).float()) for draw in drawn]
-    pairs = []
+    rows = [torch.ones(n), *(torch.bincount(draw, minlength=n) for draw in drawn)]
     for _ in range(N_HALVES):
         first = torch.zeros(n)
         first[torch.randperm(n, generator=generator)[: n // 2]] = 1.0
-        pairs.append((chosen(first), chosen(1 - first)))
-    agreement = sum(len(a & b) / max(1, len(a | b)) for a, b in pairs) / N_HALVES
-    halves = [half for pair in pairs for half in pair]
-    return Stability(chosen(torch.ones(n)), _share(resampled), _share(halves), agreement, n_draws, n)
+        rows += [first, 1 - first]
+    return torch.stack([row.double() for row in rows])
 
 
 def _share(sets: list[NodeSet]) -> NodeValues:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 from emotion_circuits.interventions import Patch, Where
 from emotion_circuits.interventions.base import Place
 from emotion_circuits.model import HookedModel, TokenBatch
+from emotion_circuits.model.batching import by_sample
 from emotion_circuits.model.writes import SUBLAYER_OF, precise, precisely
 from emotion_circuits.nodes import NodeSet, Residual
 from emotion_circuits.replies import Replies
@@ -43,11 +45,9 @@ def residual_share(
     Returns:
         0 where no patch acts.
     """
-    shares = torch.zeros(len(replies))
-    work = model.run_batches(replies, lambda batch: _shares(model, patches, batch), batch_size, stage="score")
-    for batch, found in work:
-        shares[batch.samples.cpu()] = found.float().cpu()
-    return shares
+    shares = partial(_shares, model, patches)
+    found = by_sample(model.run_batches(replies, shares, batch_size, stage="score", shared=True))
+    return torch.stack(found) if found else torch.zeros(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ def _shares(model: HookedModel, patches: Sequence[Patch], batch: TokenBatch) -> 
             written[rows] += sum(_write(model, *place, before.kept[place], a) for place, a in after.kept.items())
     share = written.norm(dim=-1) / _residual_norms(model, batch, last)
     acting = (share > 0) & (torch.arange(batch.ids.shape[1]) >= batch.last_prompt.cpu()[:, None]).to(share.device)
-    return (share * acting).sum(dim=1) / acting.sum(dim=1).clamp(min=1)
+    return ((share * acting).sum(dim=1) / acting.sum(dim=1).clamp(min=1)).float().cpu()
 
 
 def _noting(patch: Patch, note: _Note) -> Patch:

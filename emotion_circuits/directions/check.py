@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from emotion_circuits import distributed
 from emotion_circuits.data.prompts import Prompt, as_prompts
 from emotion_circuits.directions.fit import fit_directions
 from emotion_circuits.directions.quality import ABOVE_CHANCE, AGREES, RELIABLE, QualityTest, reliability
@@ -99,15 +100,19 @@ def theme_test(
     for i, x in _samples(model, kept, layers, batch_size):
         sums[spots[i]] += x / sigma
         counts[spots[i]] += 1
+    distributed.add(sums, counts)
     rest = (sums.sum(dim=0) - sums) / (counts.sum(dim=0) - counts).clamp(min=1)  # theme emotion site layer d_model
     centre = rest.mean(dim=1, keepdim=True)
     vectors = torch.nn.functional.normalize(rest - centre, dim=-1)
+    nearest: dict[int, Tensor] = {}
+    for i, x in _samples(model, kept, layers, batch_size):
+        theme = spots[i][0]
+        nearest[i] = ((x / sigma - centre[theme]) * vectors[theme]).sum(dim=(1, 2, 3)).argmax()
     hits: list[list[bool]] = [[] for _ in emotions]
     items: list[list[object]] = [[] for _ in emotions]
-    for i, x in _samples(model, kept, layers, batch_size):
-        theme, emotion = spots[i]
-        nearest = int(((x / sigma - centre[theme]) * vectors[theme]).sum(dim=(1, 2, 3)).argmax())
-        hits[emotion].append(nearest == emotion)
+    for i, found in sorted(distributed.merge(nearest).items()):
+        emotion = spots[i][1]
+        hits[emotion].append(int(found) == emotion)
         items[emotion].append(kept[i].item)
     chance = 1 / len(emotions)
     return QualityTest(
@@ -121,9 +126,9 @@ def theme_test(
 def _samples(
     model: HookedModel, prompts: list[Prompt], layers: list[int], batch_size: int | None
 ) -> Iterator[tuple[int, Float[Tensor, "2 layer d_model"]]]:
-    """Each prompt's index and residuals at its last token."""
-    with progress("themes", len(prompts)) as advance:
-        for batch, values in model.stream(prompts, RESIDUAL_SITES, batch_size=batch_size):
+    """Each prompt's index and residuals at its last token; of the prompts that are this process's."""
+    with progress("themes", len(prompts), shared=True) as advance:
+        for batch, values in model.stream(prompts, RESIDUAL_SITES, batch_size=batch_size, shared=True):
             held = torch.stack([values[site][layers] for site in RESIDUAL_SITES]).double().cpu()
             yield from ((sample, held[:, :, row]) for row, sample in enumerate(batch.samples.tolist()))
             advance(len(batch))

@@ -21,6 +21,7 @@ from emotion_circuits.data.prompts import Prompt, as_prompts
 from emotion_circuits.directions.result import EmotionDirections
 from emotion_circuits.directions.statistics import complete_groups
 from emotion_circuits.model import HookedModel
+from emotion_circuits.model.batching import by_sample
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,13 +57,14 @@ def project_samples(
     chosen = [layer % directions.n_layers for layer in (range(directions.n_layers) if layers is None else layers)]
     vectors = directions.vectors[1, chosen].float()
     axes = _planes(vectors)
-    points = torch.empty(len(chosen), len(used), 2)
-    for batch, values in model.stream(used, ("resid_post",), batch_size=batch_size):
-        residual = values["resid_post"][chosen].float()
-        points[:, batch.samples] = einsum(
-            residual, axes.to(residual.device), "layer batch d, layer component d -> layer batch component"
-        ).cpu()
-    points = _centred(points, used)
+
+    def place(residual: Tensor) -> Float[Tensor, "batch layer 2"]:
+        pattern = "layer batch d, layer component d -> batch layer component"
+        return einsum(residual[chosen].float(), axes.to(residual.device), pattern).cpu()
+
+    stream = model.stream(used, ("resid_post",), batch_size=batch_size, shared=True)
+    placed = by_sample((batch, place(values["resid_post"])) for batch, values in stream)
+    points = _centred(torch.stack(placed, dim=1), used)
     return pd.concat([_rows(layer, points[i], used) for i, layer in enumerate(chosen)], ignore_index=True)
 
 

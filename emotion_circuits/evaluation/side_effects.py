@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from emotion_circuits import distributed
 from emotion_circuits.control.methods import Method, Unmodulated, together
 from emotion_circuits.data.sev import Item
 from emotion_circuits.errors import DataError
@@ -116,19 +117,21 @@ class SideEffectTest:
 
     def _divergences(self, method: Method) -> tuple[Float[Tensor, "request emotion"], Float[Tensor, "request emotion"]]:
         """KL and share of equal first choices; one request at a time, since the logits of many would fill memory."""
-        rows = []
-        with progress("side effects", len(self.requests)) as advance:
-            for item, said in zip(self.requests, self._said, strict=True):
+        mine = distributed.share(list(enumerate(zip(self.requests, self._said, strict=True))))
+        found: dict[int, Tensor] = {}
+        with progress("side effects", len(self.requests), shared=True) as advance, distributed.apart():
+            for place, (item, said) in mine:
                 prompts, patches = together(((method, e) for e in self.emotions), [item])
                 before = self._log_probabilities([said])
                 with self.model.patched(*patches):
                     after = self._log_probabilities([Reply(prompt, said.text, said.tokens) for prompt in prompts])
                 kl = (before.exp() * (before - after)).sum(dim=-1)
                 same = (before.argmax(dim=-1) == after.argmax(dim=-1)).to(kl.dtype)
-                rows.append((kl.mean(dim=-1), same.mean(dim=-1)))
+                found[place] = torch.stack([kl.mean(dim=-1), same.mean(dim=-1)])
                 advance(1)
-        kls, sames = zip(*rows, strict=True)
-        return torch.stack(kls), torch.stack(sames)
+        found = distributed.merge(found)
+        kls, sames = torch.stack([found[i] for i in sorted(found)], dim=1)
+        return kls, sames
 
     @torch.no_grad()
     def _log_probabilities(self, replies: Sequence[Reply]) -> Float[Tensor, "reply pos d_vocab"]:

@@ -18,10 +18,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from emotion_circuits import distributed
 from emotion_circuits.data.instructions import Style, Wording
 from emotion_circuits.evaluation.language import in_language
 from emotion_circuits.model import HookedModel, TokenBatch
+from emotion_circuits.model.batching import by_sample
 from emotion_circuits.progress import progress
 from emotion_circuits.replies import Replies, Reply
 
@@ -114,14 +114,9 @@ def perplexity_of(scores: Sequence[Tensor]) -> float:
 @torch.no_grad()
 def log_likelihoods(model: HookedModel, replies: Replies, *, batch_size: int | None = None) -> list[Tensor]:
     """Log-likelihood of each token of each reply, given its prompt."""
-    result: dict[int, Tensor] = {}
     with progress("perplexity", len(replies), shared=True) as advance:
-        score = partial(_scores, model)
-        for batch, scores in model.run_batches(replies, score, batch_size, stage="score", shared=True):
-            result.update(zip(batch.samples.tolist(), scores, strict=True))
-            advance(len(batch))
-    result = distributed.merge(result)
-    return [result[i] for i in range(len(replies))]
+        scored = model.run_batches(replies, partial(_scores, model), batch_size, stage="score", shared=True)
+        return by_sample(scored, advance)
 
 
 def _scores(model: HookedModel, batch: TokenBatch) -> list[Tensor]:

@@ -97,6 +97,25 @@ def run_batches(
                 yield part, result
 
 
+def by_sample(
+    results: Iterable[tuple[TokenBatch, Iterable[Tensor]]], advance: Callable[[int], None] = lambda n: None
+) -> list[Tensor]:
+    """What was found for each sample, in the samples' order: a row of each result for each row of its batch.
+
+    Batches that were shared among processes are put together; afterwards every process has all.
+
+    Args:
+        results: from `run_batches`, with one tensor per row.
+        advance: told how many rows were done.
+    """
+    found: dict[int, Tensor] = {}
+    for batch, rows in results:
+        found.update(zip(batch.samples.tolist(), rows, strict=True))
+        advance(len(batch))
+    found = distributed.merge(found)
+    return [found[i] for i in sorted(found)]
+
+
 def _attempt(work: Callable[[TokenBatch], Result], batch: TokenBatch) -> Result:
     try:
         return work(batch)

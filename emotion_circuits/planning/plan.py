@@ -131,9 +131,8 @@ def plan(
     elapsed: dict[str, float] = {}
     for job in jobs:
         cost, batches = cost_of(job, shape, device, itemsize, chosen), batches_of(job, chosen)
-        sharing = copies if job.split else 1  # what is not split is done by every process
-        costs[job.stage] = costs.get(job.stage, Cost()) + cost * (copies // sharing)
-        rounds = job.calls * ceil(batches / job.calls / sharing)
+        costs[job.stage] = costs.get(job.stage, Cost()) + cost
+        rounds = job.calls * ceil(batches / job.calls / copies)
         elapsed[job.stage] = elapsed.get(job.stage, 0.0) + cost.seconds * rounds / max(1, batches)
     return Plan(shape, device, n_devices, per_copy, chosen, rows, costs, elapsed, weights)
 

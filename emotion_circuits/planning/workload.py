@@ -110,7 +110,6 @@ class Job:
         repeats: sequences that have the same prompt; all of it but the last token is read once.
         sampled: whether tokens are drawn.
         patched: whether a circuit's patches act.
-        split: whether processes share it; else each does all of it.
     """
 
     stage: str
@@ -125,7 +124,6 @@ class Job:
     repeats: int = 1
     sampled: bool = False
     patched: bool = False
-    split: bool = True
 
 
 def workload(shape: ModelShape, scale: Scale, lengths: Lengths) -> list[Job]:
@@ -143,9 +141,8 @@ def workload(shape: ModelShape, scale: Scale, lengths: Lengths) -> list[Job]:
     methods = scale.decodings * sum(n for n, _, _ in COMPARED)
     return [
         Job("elicit", "generate", (e + 1) * n, p, r, calls=e + 1),
-        *[Job("directions", "read", e * n, p)] * 2,
-        *[Job("directions", "read", e * n, p, split=False)] * 2,
-        Job("directions", "read", e * min(n, SHOWN), p, split=False),
+        *[Job("directions", "read", e * n, p)] * 4,
+        Job("directions", "read", e * min(n, SHOWN), p),
         Job("directions", "read", e * n, both),
         *[Job("directions", "read", (e + 1) * n, both)] * 2,
         Job("attribute", "read", e * n, p),
@@ -240,7 +237,5 @@ def _trial(doses: int, items: int, lengths: Lengths, calls: int, repeats: int, *
 
 def _shares(n: int, lengths: Lengths, calls: int) -> list[Job]:
     """Read with what is added and without, logits included."""
-    return [
-        Job("circuit", "score", n, 0, lengths.prompt + lengths.reply, calls=calls, patched=patched, split=False)
-        for patched in (True, False)
-    ]
+    both = lengths.prompt + lengths.reply
+    return [Job("circuit", "score", n, 0, both, calls=calls, patched=patched) for patched in (True, False)]
