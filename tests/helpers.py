@@ -21,6 +21,7 @@ from jaxtyping import config
 from torch import Tensor
 
 from emotion_circuits.data.prompts import Prompt
+from emotion_circuits.evaluation.judges import Score
 
 EMOTIONS = ("anger", "sadness", "fear")
 TEXTS = (
@@ -155,3 +156,15 @@ def served(log: Path) -> Iterator[str]:
         finally:
             server.terminate()
             server.wait(20)
+
+
+class Parity:
+    """A judge that answers by the sum of a text's characters: unscored, one of two emotions, or neutral."""
+
+    name = "parity"
+
+    def __call__(self, texts):
+        return [Score((None, "anger", "fear", "neutral")[sum(map(ord, text)) % 4]) for text in texts]
+
+    def match(self, texts, emotions):
+        return self(texts)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from helpers import Parity
 
 import emotion_circuits as ec
 from emotion_circuits.control import Bounds, Calibration, calibrate
@@ -14,7 +15,6 @@ from emotion_circuits.control.bisection import Range, edges, find
 from emotion_circuits.control.doses import Point
 from emotion_circuits.control.trials import Dose, Trials
 from emotion_circuits.data.sev import Record
-from emotion_circuits.evaluation.judges import Score
 
 SPAN = Range()
 REGIMES = ("too weak", "controlled", "degenerate")
@@ -191,18 +191,6 @@ def test_a_calibration_is_a_table_and_json(monkeypatch, qwen, data) -> None:
 
 
 # The trials themselves, against a naive second reading
-
-
-class Parity:
-    """Labels by the sum of a text's characters."""
-
-    name = "parity"
-
-    def __call__(self, texts):
-        return [Score((None, "anger", "fear", "neutral")[sum(map(ord, text)) % 4]) for text in texts]
-
-    def match(self, texts, emotions):
-        return self(texts)
 
 
 def test_points_are_what_their_replies_say(qwen, data) -> None:

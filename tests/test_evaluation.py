@@ -8,7 +8,7 @@ import random
 
 import pytest
 import torch
-from helpers import ids_of, instructed, prompts
+from helpers import Parity, ids_of, instructed, prompts
 
 import emotion_circuits as ec
 from emotion_circuits.control import Method
@@ -279,18 +279,6 @@ def test_mentions(said: str, reply: str, on_topic: bool) -> None:
 def data() -> ec.SEV:
     events = {"positive": "it was bright", "neutral": "a bus late", "negative": "rain fell"}
     return ec.SEV(tuple(Record(f"id_{i}", f"theme_{i}", f"I moved {'my desk ' * (i + 1)}", events) for i in range(2)))
-
-
-class Parity:
-    """A judge that answers by the number of words: unscored, the first emotion, the second, neutral."""
-
-    name = "parity"
-
-    def __call__(self, texts):
-        return [Score((None, "anger", "fear", "neutral")[sum(map(ord, text)) % 4]) for text in texts]
-
-    def match(self, texts, emotions):
-        return self(texts)
 
 
 @pytest.fixture(scope="module")
