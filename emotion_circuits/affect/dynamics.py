@@ -25,6 +25,7 @@ from emotion_circuits.directions.result import EmotionDirections
 from emotion_circuits.errors import DataError
 from emotion_circuits.interventions import Patch
 from emotion_circuits.model import HookedModel, TokenBatch
+from emotion_circuits.model.batching import by_sample
 from emotion_circuits.model.recording import project
 from emotion_circuits.replies import Replies
 
@@ -129,18 +130,16 @@ def emotion_dynamics(
         raise DataError(f"dynamics need two replies of three tokens or more, got {len(kept)} of {len(replies)}")
     patches = [] if patch is None else [patch] if isinstance(patch, Patch) else list(patch)
     vectors = _vectors(directions, emotion, layers or directions.stable_layers(), n_random, seed)
-    values: dict[int, Tensor] = {}
 
     def read(batch: TokenBatch) -> list[Tensor]:
         with model.patched(*patches, samples=batch.samples):
             summed = project(model, batch, "resid_post", vectors).sum(dim=0)  # batch pos direction
         return [row[start:] for row, start in zip(summed, batch.last_prompt.tolist(), strict=True)]
 
-    for batch, rows in model.run_batches(kept, read, batch_size):
-        values.update(zip(batch.samples.tolist(), rows, strict=True))
+    series = by_sample(model.run_batches(kept, read, batch_size, shared=True))
     clusters = [reply.prompt.item if reply.prompt.item is not None else i for i, reply in enumerate(kept)]
     flags = directions.quality.flags(emotion)
-    return dynamics_of([values[i] for i in range(len(kept))], clusters, emotion, flags, n_lags=n_lags, seed=seed)
+    return dynamics_of(series, clusters, emotion, flags, n_lags=n_lags, seed=seed)
 
 
 def dynamics_of(
