@@ -2,7 +2,7 @@
 
 1. Every reply is appended as a record with a checksum as soon as its batch is done.
 2. Work that is taken up again makes the same calls of `emotion_circuits.generate` in the same order; each finds its
-   replies under its number and a hash of what it asks for, and makes the missing ones.
+   replies under its number and a hash of model, prompts, patches and settings, and makes the missing ones.
 3. Batches are made up as before, and a batch of which something is missing is run whole, so that no reply depends on
    where the interruption was.
 
@@ -11,7 +11,6 @@ A journal lasts as long as the file that it is for is not finished (`emotion_cir
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 from emotion_circuits import records
 from emotion_circuits.data.prompts import Prompt
-from emotion_circuits.provenance import prompts_hash
+from emotion_circuits.provenance import content_hash, prompts_hash
 from emotion_circuits.replies import Reply
 
 Made = dict[int, tuple[str, tuple[int, ...]]]
@@ -45,14 +44,14 @@ class ReplyJournal:
                     self._calls.setdefault((call, key), {})[index] = text, tuple(tokens)
         self._file = records.Appender(path)
 
-    def call(self, prompts: Sequence[Prompt], *settings: Any) -> Call:
+    def call(self, prompts: Sequence[Prompt], *settings: object) -> Call:
         """The next call of `generate`.
 
         Args:
             prompts: what it asks.
-            settings: what else its replies depend on; anything with a ``repr`` that says it all.
+            settings: what else its replies depend on, patches included (`emotion_circuits.provenance.content_hash`).
         """
-        key = hashlib.sha256(f"{prompts_hash(prompts)} {settings!r}".encode()).hexdigest()[:16]
+        key = content_hash((prompts_hash(prompts), settings))[:16]
         made = dict(self._saved) if self._n_calls == 0 else {}
         made |= self._calls.get((self._n_calls, key), {})
         self._n_calls += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from typer.testing import CliRunner
 from emotion_circuits.cli.app import app
 from emotion_circuits.data.prompts import Prompt
 from emotion_circuits.errors import DataError, ModelError, RunError
-from emotion_circuits.evaluation.judges import Judge, LLMJudge
-from emotion_circuits.pipeline import Settings, run_pipeline, search
-from emotion_circuits.pipeline.comparing import choose_methods
+from emotion_circuits.evaluation.judges import Judge, LexiconJudge, LLMJudge
+from emotion_circuits.journal import Call
+from emotion_circuits.pipeline import Settings, load_run, run_pipeline, search
+from emotion_circuits.pipeline.comparing import JOURNAL, ComparedRun, choose_methods, compare_run
 from emotion_circuits.pipeline.judging import cost, judge_of
 from emotion_circuits.replies import Replies, Reply
 
@@ -58,6 +60,34 @@ def test_a_run_is_compared(run: Path) -> None:
     assert json.loads((folder / "settings.json").read_text())["settings"]["judge"] == "lexicon"
     assert "6 test items x 2 emotions" in result.stdout
     assert result.stdout.rstrip().endswith("change from the unmodulated model.")
+
+
+@pytest.mark.slow
+def test_an_interrupted_comparison_goes_on_with_what_it_has(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, made, keep = load_run(run), [], Call.add
+    monkeypatch.setattr(Call, "add", lambda self, i, reply: (made.append(i), keep(self, i, reply))[1])
+
+    def compared(on_method: Callable[[str, Replies], None] | None = None) -> ComparedRun:
+        made.clear()
+        names, options = ["prompting", "circuit"], {"scenarios": 1, "factors": (1.5,)}
+        return compare_run(opened, names, LexiconJudge(), **options, on_method=on_method)
+
+    def stop(name: str, replies: Replies) -> None:
+        if name == "circuit":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compared(on_method=stop)
+    n_first = len(made)
+    interrupted = compared()
+    n_second = len(made)
+    interrupted.save(run / "compare")
+    assert not (run / "compare" / JOURNAL).exists()
+    undisturbed = compared()
+    assert n_first > 0 < n_second and n_first + n_second == len(made)
+    assert interrupted.comparison.replies == undisturbed.comparison.replies
+    pd.testing.assert_frame_equal(interrupted.trade_off.to_frame(), undisturbed.trade_off.to_frame())
+    (run / "compare" / JOURNAL).unlink()
 
 
 @pytest.mark.slow

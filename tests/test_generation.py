@@ -14,6 +14,8 @@ from helpers import hooks_left, ids_of, instructed, prompts
 import emotion_circuits as ec
 from emotion_circuits.errors import DataError, EmotionError, PatchError, PromptError
 from emotion_circuits.generation import end_tokens
+from emotion_circuits.journal import open_journal
+from emotion_circuits.provenance import content_hash
 from emotion_circuits.replies import join
 
 SHORT = ec.GenerationConfig(max_new_tokens=8)
@@ -378,3 +380,38 @@ def test_sev_text_may_hold_any_character(tmp_path, data) -> None:
     odd = ec.SEV((replace(data.records[0], scenario="I \u2028 waited \x85"), data.records[1]))
     odd.to_jsonl(tmp_path / "s.jsonl")
     assert ec.SEV.from_jsonl(tmp_path / "s.jsonl").records == odd.records
+
+
+# Journals
+
+
+def test_a_journal_gives_back_only_what_was_made_alike(qwen, tmp_path) -> None:
+    """The same prompts under other patches, or of another model, are other work."""
+    asked, path, config = prompts(3), tmp_path / "journal", ec.GenerationConfig(max_new_tokens=4)
+    weak, strong = (
+        ec.Patch(ec.Residual.of(qwen, 1), ec.Steering(torch.ones(3, 32), strength), "all") for strength in (0.1, 5.0)
+    )
+
+    def made(model, patch, config=config) -> tuple[list[str], int]:
+        with open_journal(path) as journal:
+            replies = ec.generate(model, asked, patch, config, journal=journal)
+        return replies.texts, len(path.read_text().splitlines())
+
+    texts, n = made(qwen, strong)
+    assert (texts, n) == (ec.generate(qwen, asked, strong, config).texts, 3)
+    again = ec.Patch(ec.Residual.of(qwen, 1), ec.Steering(torch.ones(3, 32), 5.0), "all")
+    assert made(qwen, again) == (texts, 3)
+    for i, (model, patch) in enumerate([(qwen, weak), (qwen, None), (tiny.model("qwen2", seed=1), strong)], start=2):
+        assert made(model, patch) == (ec.generate(model, asked, patch, config).texts, 3 * i)
+
+
+def test_equal_content_has_equal_hashes() -> None:
+    def patch(value: float, rows: tuple[int, ...] = (0,)) -> ec.Patch:
+        nodes = ec.NodeSet(torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.bool))
+        return ec.Patch(nodes, ec.MeanAblation(ec.Activations(torch.full((2, 3), float(value)))), rows=rows)
+
+    assert content_hash([patch(1)]) == content_hash([patch(1)])
+    others = [[patch(2)], [patch(1, (1,))], [patch(1), patch(1)], [], [torch.ones(2)], [torch.ones(2, 1)], [[1, 2], 3],
+              [1, [2, 3]], [torch.ones(2).bfloat16()], [object()], [object()]]  # fmt: skip
+    hashes = [content_hash(value) for value in ([patch(1)], *others)]
+    assert len(set(hashes)) == len(hashes)

@@ -20,6 +20,7 @@ from emotion_circuits.evaluation.side_effects import SideEffects, SideEffectTest
 from emotion_circuits.evaluation.text_quality import Fluency, fluency
 from emotion_circuits.generation import GenerationConfig
 from emotion_circuits.intervals import mcnemar
+from emotion_circuits.journal import ReplyJournal
 from emotion_circuits.model import HookedModel
 from emotion_circuits.provenance import provenance
 from emotion_circuits.replies import Replies, join
@@ -131,6 +132,7 @@ def compare(
     question: Question = "classify",
     side_effects: SideEffectTest | None = None,
     batch_size: int | None = None,
+    journal: ReplyJournal | None = None,
     on_method: Callable[[str, Replies], None] | None = None,
 ) -> Comparison:
     """Run, judge and score several methods on the same items.
@@ -146,6 +148,7 @@ def compare(
         side_effects: also measures what the methods do to unrelated prompts; for six emotions that takes 144 more
             replies and 96 forward passes per method.
         batch_size: rows in a batch.
+        journal: keeps replies as they are made.
         on_method: called with each method's name and replies as soon as they are there.
 
     Raises:
@@ -154,7 +157,7 @@ def compare(
     _check_names(methods)
     evaluations, fluencies, effects = {}, {}, {}
     for method in methods:
-        replies = run_method(model, method, data.items, emotions, config, batch_size=batch_size)
+        replies = run_method(model, method, data.items, emotions, config, batch_size=batch_size, journal=journal)
         if on_method:
             on_method(method.name, replies)
         evaluations[method.name] = evaluate(replies, judge, question)

@@ -17,6 +17,7 @@ from emotion_circuits.evaluation.accuracy import Question
 from emotion_circuits.evaluation.comparison import Comparison, compare
 from emotion_circuits.evaluation.judges import Judge
 from emotion_circuits.generation import GenerationConfig
+from emotion_circuits.journal import ReplyJournal
 from emotion_circuits.model import HookedModel
 from emotion_circuits.types import EKMAN
 
@@ -99,6 +100,7 @@ def trade_off(
     factors: Sequence[float | int] = FACTORS,
     reference: str = "prompting",
     batch_size: int | None = None,
+    journal: ReplyJournal | None = None,
 ) -> TradeOff:
     """Accuracy and perplexity of methods at several strengths.
 
@@ -114,6 +116,7 @@ def trade_off(
         factors: what strengths are multiplied with, besides 1.
         reference: the method of ``comparison`` whose perplexity is the unit.
         batch_size: rows in a batch.
+        journal: keeps replies as they are made.
 
     Raises:
         DataError: a method has no strength, or the reference was not compared.
@@ -122,7 +125,10 @@ def trade_off(
     points = [_point(comparison, name, 1.0, unit) for name in comparison.evaluations]
     for factor in (f for f in factors if f != 1):
         stronger = [at_strength(method, factor) for method in methods]
-        held = compare(model, stronger, data, judge, emotions, config, question=question, batch_size=batch_size)
+        held = compare(
+            model, stronger, data, judge, emotions, config,
+            question=question, batch_size=batch_size, journal=journal,
+        )  # fmt: skip
         points += [_point(held, name, factor, unit) for name in held.evaluations]
     return TradeOff(tuple(points), reference)
 

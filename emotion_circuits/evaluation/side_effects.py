@@ -29,6 +29,7 @@ from emotion_circuits.evaluation.plain_questions import QUESTIONS, REQUESTS, ans
 from emotion_circuits.evaluation.running import run_method
 from emotion_circuits.generation import GenerationConfig
 from emotion_circuits.intervals import clustered
+from emotion_circuits.journal import ReplyJournal
 from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.progress import progress
 from emotion_circuits.replies import Replies, Reply
@@ -74,6 +75,7 @@ class SideEffectTest:
         requests: for the divergence.
         questions: with the answers that count as right.
         batch_size: rows in a batch.
+        journal: keeps replies as they are made.
     """
 
     def __init__(
@@ -85,10 +87,12 @@ class SideEffectTest:
         requests: Sequence[str] = REQUESTS,
         questions: Sequence[tuple[str, Sequence[str]]] = QUESTIONS,
         batch_size: int | None = None,
+        journal: ReplyJournal | None = None,
     ) -> None:
         if not requests or not questions or not emotions:
             raise DataError("side effects need at least one request, one question and one emotion")
-        self.model, self.emotions, self.config, self.batch_size = model, tuple(emotions), config, batch_size
+        self.model, self.emotions, self.config = model, tuple(emotions), config
+        self.batch_size, self.journal = batch_size, journal
         self.requests = as_items(requests, "I have a small request.")
         self.questions = as_items([text for text, _ in questions], "I have a short question.")
         self.accepted = [accepted for _, accepted in questions]
@@ -113,7 +117,8 @@ class SideEffectTest:
         )  # fmt: skip
 
     def _run(self, method: Method, items: Sequence[Item], emotions: Sequence[str]) -> Replies:
-        return run_method(self.model, method, items, emotions, self.config, batch_size=self.batch_size)
+        options = {"batch_size": self.batch_size, "journal": self.journal}
+        return run_method(self.model, method, items, emotions, self.config, **options)
 
     def _divergences(self, method: Method) -> tuple[Float[Tensor, "request emotion"], Float[Tensor, "request emotion"]]:
         """KL and share of equal first choices; one request at a time, since the logits of many would fill memory."""

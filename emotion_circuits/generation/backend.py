@@ -88,7 +88,7 @@ def replies_of(
     journal: ReplyJournal | None,
 ) -> Replies:
     """What `emotion_circuits.generate` does with a backend; see there."""
-    call = None if journal is None else journal.call(prompts, backend.name, config, emotion, method)
+    call = None if journal is None else journal.call(prompts, backend.name, patches, config, emotion, method)
     made = {} if call is None else {i: Made(text, tokens) for i, (text, tokens) in call.made.items()}
 
     def reply(index: int, held: Made) -> Reply:

@@ -75,7 +75,7 @@ def generate(
             emotion=emotion, method=method, batch_size=batch_size, on_reply=on_reply, journal=journal,
         )  # fmt: skip
     stream = None if on_text is None else TextStream(model, config, on_text)
-    call = None if journal is None else journal.call(asked, config, emotion, method)
+    call = None if journal is None else journal.call(asked, model.fingerprint(), patches, config, emotion, method)
     replies: dict[int, Reply] = {}
 
     # Patches that leave the earlier prompt tokens alone leave their keys and values alone, too.

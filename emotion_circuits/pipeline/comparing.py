@@ -13,11 +13,14 @@ from emotion_circuits.errors import DataError
 from emotion_circuits.evaluation import Comparison, SideEffectTest, TradeOff, compare, trade_off
 from emotion_circuits.evaluation.accuracy import Question
 from emotion_circuits.evaluation.judges import Judge
+from emotion_circuits.journal import open_journal
 from emotion_circuits.pipeline.run import Run
 from emotion_circuits.pipeline.settings import Settings
 from emotion_circuits.pipeline.stages import METHODS, methods
 from emotion_circuits.replies import Replies
 
+JOURNAL = "replies.journal"
+"""What an interrupted comparison has made, in its folder."""
 SWEPT = ("steering", "circuit", "random circuit")
 """Methods with a strength, which the trade-off varies."""
 
@@ -77,6 +80,7 @@ class ComparedRun:
         held.replies.save(folder / "replies.jsonl")
         for ending in ("html", "pdf") if pdf else ("html",):
             plots.save_figure(plots.pareto(points), folder / f"pareto.{ending}")
+        (folder / JOURNAL).unlink(missing_ok=True)
 
 
 def compare_run(
@@ -90,7 +94,7 @@ def compare_run(
     reference: str = "prompting",
     on_method: Callable[[str, Replies], None] | None = None,
 ) -> ComparedRun:
-    """Compare methods on a run's test scenarios.
+    """Compare methods on a run's test scenarios; replies that an interrupted comparison made are not made again.
 
     Args:
         run: with its circuits calibrated.
@@ -102,18 +106,21 @@ def compare_run(
         reference: what the methods are tested against.
         on_method: called with each method's name and replies.
     """
+    folder = run.folder.path / "compare"
+    folder.mkdir(exist_ok=True)
     held = methods(run) | {n: Prompting(n.split(":")[1], n) for n in names if n.startswith("prompting:")}
     chosen = [held[name] for name in names]
     data, config, rows = run.test.limit(scenarios), run.config(), run.settings.batch_size
-    probe = SideEffectTest(run.model, run.emotions, config, batch_size=rows)
-    compared = compare(
-        run.model, chosen, data, judge, run.emotions, config,
-        question=question, side_effects=probe, batch_size=rows, on_method=on_method,
-    )  # fmt: skip
-    trade = trade_off(
-        run.model, compared, swept(chosen), data, judge, run.emotions, config,
-        question=question, factors=factors, reference=reference, batch_size=rows,
-    )  # fmt: skip
+    with open_journal(folder / JOURNAL) as journal:
+        probe = SideEffectTest(run.model, run.emotions, config, batch_size=rows, journal=journal)
+        compared = compare(
+            run.model, chosen, data, judge, run.emotions, config,
+            question=question, side_effects=probe, batch_size=rows, journal=journal, on_method=on_method,
+        )  # fmt: skip
+        trade = trade_off(
+            run.model, compared, swept(chosen), data, judge, run.emotions, config,
+            question=question, factors=factors, reference=reference, batch_size=rows, journal=journal,
+        )  # fmt: skip
     return ComparedRun(compared, trade, reference)
 
 
