@@ -108,9 +108,10 @@ def _stage_command(name: str, text: str, until: str | None = None) -> None:
         if ctx.invoked_subcommand is not None:
             return
         given = o.Given(
-            model, revision, data, emotions, dtype, seed, limit, max_new_tokens, size, temperature,
-            trust_remote_code, device, batch_size, lang, judge, judge_url, preset,
-            backend, base_url, served_model,
+            model=model, revision=revision, data=data, emotions=emotions, dtype=dtype, seed=seed, limit=limit,
+            max_new_tokens=max_new_tokens, size=size, temperature=temperature, trust_remote_code=trust_remote_code,
+            device=device, batch_size=batch_size, language=lang, judge=judge, judge_url=judge_url, preset=preset,
+            backend=backend, base_url=base_url, served_model=served_model,
         )  # fmt: skip
         _run(given, out, until or name, quiet, json)
 

@@ -35,6 +35,9 @@ def calibrate(
     model: o.Model = None,
     data: o.Data = None,
     emotions: o.Emotions = None,
+    lang: o.Lang = None,
+    judge: o.JudgeName = None,
+    judge_url: o.JudgeUrl = None,
     preset: o.Preset = None,
     out: o.Out = Path("runs/demo"),
     device: o.Device = None,
@@ -44,14 +47,17 @@ def calibrate(
     limit: o.Limit = None,
     size: o.Size = None,
     max_new_tokens: o.MaxNewTokens = None,
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
     """Find every emotion's strength on the validation scenarios; earlier stages run first if they have not."""
     talk = not (quiet or json)
     given = o.Given(
-        model, data=data, emotions=emotions, dtype=dtype, seed=seed, limit=limit, max_new_tokens=max_new_tokens,
-        size=size, device=device, batch_size=batch_size, preset=preset,
+        model=model, revision=revision, data=data, emotions=emotions, dtype=dtype, seed=seed, limit=limit,
+        max_new_tokens=max_new_tokens, size=size, trust_remote_code=trust_remote_code, device=device,
+        batch_size=batch_size, language=lang, judge=judge, judge_url=judge_url, preset=preset,
     )  # fmt: skip
     with output.progress_bars(not talk):
         run = run_until(given.settings(out, from_folder=True), out, "circuit", talk=talk)

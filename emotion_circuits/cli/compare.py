@@ -60,6 +60,7 @@ def compare(
     limit: o.Limit = None,
     size: o.Size = None,
     max_new_tokens: o.MaxNewTokens = None,
+    preset: o.Preset = None,
     revision: o.Revision = None,
     trust_remote_code: o.TrustRemoteCode = False,
     pdf: Pdf = False,
@@ -71,10 +72,11 @@ def compare(
     from emotion_circuits.pipeline.comparing import choose_methods, compare_run
 
     given = o.Given(
-        model, revision, data, emotions, dtype, seed, limit, max_new_tokens, size, None,
-        trust_remote_code, device, batch_size, lang,
+        model=model, revision=revision, data=data, emotions=emotions, dtype=dtype, seed=seed, limit=limit,
+        max_new_tokens=max_new_tokens, size=size, trust_remote_code=trust_remote_code, device=device,
+        batch_size=batch_size, language=lang, preset=preset,
         # A run's replies were judged by its own judge; these may be judged by another.
-        None if run else judge, None if run else judge_url,
+        judge=None if run else judge, judge_url=None if run else judge_url,
     )  # fmt: skip
     talk = not (quiet or json)
     # What can be wrong is looked at before minutes of work.

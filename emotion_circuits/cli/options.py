@@ -35,7 +35,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no tables.")]
 Json = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Given:
     """Options as they were given; None where they were not."""
 
