@@ -116,7 +116,8 @@ def joined() -> Iterator[None]:
     """
     global _team
     if _team is not None or int(os.environ.get("WORLD_SIZE", "1")) < 2 or not all(n in os.environ for n in _NEEDED):
-        yield
+        with _termination_as_exit():
+            yield
         return
     with _termination_as_exit():
         _team = _Team()

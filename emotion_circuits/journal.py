@@ -103,4 +103,6 @@ def _whole(path: Path) -> Made:
 
 def _good(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
-        yield from (record for _, record in records.scan(path) if not isinstance(record, ValueError))
+        for _, record in records.scan(path, checked=True):
+            if not isinstance(record, ValueError) and all(isinstance(i, int) for i in record.get("tokens", ())):
+                yield record

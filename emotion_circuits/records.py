@@ -30,8 +30,12 @@ def encode(record: Mapping[str, Any]) -> str:
     return f'{body[:-1]}{_MARK}{_hash(body)}"}}'
 
 
-def decode(line: str) -> dict[str, Any]:
+def decode(line: str, *, checked: bool = False) -> dict[str, Any]:
     """The record of one line.
+
+    Args:
+        line: the line.
+        checked: only with a checksum.
 
     Raises:
         ValueError: the line is no JSON object, or not what was written.
@@ -43,6 +47,8 @@ def decode(line: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"a {type(record).__name__} instead of a JSON object")
     if "check" not in record:
+        if checked:
+            raise ValueError("it has no checksum")
         return record
     body, _, _ = line.rstrip().rpartition(_MARK)
     if not body or record.pop("check") != _hash(f"{body}}}"):
@@ -57,8 +63,12 @@ def write(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
             file.write(encode(record) + "\n")
 
 
-def scan(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
+def scan(path: str | Path, *, checked: bool = False) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
     """Line number and record of every line that is not empty; what is wrong with it where it is damaged.
+
+    Args:
+        path: the file.
+        checked: a line without a checksum is damaged too, as in files that this package writes.
 
     Raises:
         DataError: the file cannot be opened.
@@ -68,7 +78,7 @@ def scan(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
         with Path(path).open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield number, _attempt(line)
+                    yield number, _attempt(line, checked)
     except OSError as error:
         raise DataError(f"{path}: cannot be read as a file of records ({error})") from error
 
@@ -86,8 +96,8 @@ def read(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def damaged(path: str | Path) -> list[int]:
-    """Numbers of the damaged lines."""
-    return [number for number, record in scan(path) if isinstance(record, ValueError)]
+    """Numbers of the lines that are damaged, or have no checksum."""
+    return [number for number, record in scan(path, checked=True) if isinstance(record, ValueError)]
 
 
 class Appender:
@@ -138,9 +148,9 @@ class Appender:
         self._synced = time.monotonic()
 
 
-def _attempt(line: bytes) -> dict[str, Any] | ValueError:
+def _attempt(line: bytes, checked: bool) -> dict[str, Any] | ValueError:
     try:
-        return decode(line.decode("utf-8"))
+        return decode(line.decode("utf-8"), checked=checked)
     except ValueError as error:  # JSON's and Unicode's errors are among them
         return error
 

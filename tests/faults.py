@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from emotion_circuits.pipeline import Settings, run_pipeline, search
 
 SMALL = Settings(emotions=("anger", "happiness"), limit=2, max_new_tokens=8, temperature=None, size=60)
@@ -38,6 +40,8 @@ class Life:
             for stream in (1, 2):
                 os.dup2(log.fileno(), stream)
             try:
+                # After a fork torch makes its pool of threads anew, and fails if several threads ask for it at once.
+                torch.set_num_threads(1)
                 vars(search).update(SEARCH)
                 before()
                 run_pipeline(settings, out, on_stage=lambda stage: os.write(writing, f"{stage}\n".encode()) and None)

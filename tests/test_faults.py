@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -17,10 +17,16 @@ from pathlib import Path
 import pytest
 from faults import SEARCH, SMALL, Life, hashes, left_over, seconds
 
+import emotion_circuits.pipeline.folder as folder_module
+import emotion_circuits.pipeline.run as run_module
 from emotion_circuits import journal
 from emotion_circuits.errors import EmotionCircuitsError, RunError
-from emotion_circuits.pipeline import STAGES, Settings, read_manifest, run_pipeline, search
-from emotion_circuits.pipeline.folder import file_hash, open_run
+from emotion_circuits.evaluation.judges import LexiconJudge
+from emotion_circuits.model import HookedModel
+from emotion_circuits.pipeline import STAGES, Settings, load_run, read_manifest, run_pipeline, search
+from emotion_circuits.pipeline.folder import FOLDERS, damage_of, file_hash, open_run
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked here")
 
 KILLS = {"elicit": 2, "judge": 1, "directions": 2, "attribute": 1, "influence": 1, "circuit": 4, "generate": 3,
          "evaluate": 2, "report": 1}  # fmt: skip
@@ -187,6 +193,8 @@ def test_a_damaged_manifest_is_mended_from_its_copy(copy: Path, finished: Path) 
 
 
 def too_large_a_file() -> None:
+    import resource  # not on Windows
+
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 
 
@@ -260,6 +268,133 @@ def test_a_linked_file_is_not_followed(copy: Path, tmp_path: Path) -> None:
 
 def test_journals_of_a_run_with_other_settings_are_thrown_away(tmp_path: Path) -> None:
     (tmp_path / "elicit").mkdir()
-    (tmp_path / "elicit/anger.jsonl.journal").write_text("{}\n")
+    (tmp_path / "elicit/anger.jsonl.0.journal").write_text("{}\n")
     with open_run(tmp_path, Settings(limit=1), {}):
         assert not left_over(tmp_path)[1:]  # the lock is there
+
+
+def test_only_what_a_run_left_is_swept(tmp_path: Path) -> None:
+    theirs = ["2026.journal", ".draft.tmp", "notes/deep/day.jsonl.0.journal", "notes/.a.17.tmp", "elicit/my.journal"]
+    ours = [".manifest.json.17.tmp", "elicit/.anger.jsonl.17.tmp", "generate/greedy/circuit.jsonl.1.journal"]
+    for name in theirs + ours:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    (tmp_path / "elicit/.x.1.tmp").mkdir()
+    assert set(FOLDERS) == set(STAGES) - {"report"}
+    with open_run(tmp_path, SMALL, {}):
+        pass
+    assert all((tmp_path / name).exists() for name in theirs)
+    assert not any((tmp_path / name).exists() for name in ours)
+
+
+@pytest.mark.parametrize("source", ["generate/greedy/circuit.jsonl", "generate/greedy/none.jsonl"])
+def test_a_file_in_the_place_of_another_is_made_from_nothing(source: str, copy: Path, finished: Path) -> None:
+    """Its records are whole, and answer the same prompts; but they are not this file's."""
+    shutil.copy(copy / source, copy / "generate/greedy/steering.jsonl")
+    run_pipeline(SMALL, copy)
+    assert hashes(copy) == hashes(finished)
+
+
+@pytest.mark.parametrize("change", [b'"chec": "', b'"check": 0, "x": "'])
+def test_a_record_without_its_checksum_is_damaged(change: bytes, copy: Path, finished: Path) -> None:
+    path, told = copy / "elicit/anger.jsonl", []
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b'"check": "', change).replace(b'"text": "', b'"text": "Not ')
+    path.write_bytes(b"".join(lines))
+    run_pipeline(SMALL, copy, on_repair=lambda name, what: told.append(what))
+    assert told == ["record 2 is not what was written"]
+    assert hashes(copy) == hashes(finished)
+
+
+def test_what_is_made_from_a_changed_file_is_no_longer_done(copy: Path) -> None:
+    with open_run(copy, SMALL, read_manifest(copy)["facts"]) as folder:
+        (copy / "judge/scores.jsonl").unlink()
+        folder.unit("judge/scores.jsonl", lambda path: path.write_text("other\n"))
+        status = {name: stage["status"] for name, stage in folder.manifest["stages"].items()}
+    assert status["elicit"] == "done"
+    assert {status[name] for name in ("directions", "circuit", "evaluate", "report")} == {"stopped"}
+
+
+def test_a_damaged_result_is_not_read(copy: Path) -> None:
+    path = copy / "circuit/anger.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunError, match="is damaged"):
+        load_run(copy).circuits()
+
+
+def test_a_manifest_is_mended_whatever_is_damaged(copy: Path, finished: Path) -> None:
+    path = copy / "manifest.json"
+    whole = path.read_text()
+    for text in (whole.replace('"schema"', '"schemb"'), whole.replace('"schema": 2', '"schema": 3'), "{}", None):
+        path.unlink() if text is None else path.write_text(text)
+        assert read_manifest(copy)["files"] == read_manifest(finished)["files"]
+    run_pipeline(SMALL, copy)
+    assert hashes(copy) == hashes(finished)
+
+
+def test_other_weights_under_the_same_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_pipeline(SMALL, tmp_path, until="elicit")
+    loaded = HookedModel.demo()
+    loaded.hf.model.layers[2].mlp.down_proj.weight.data.mul_(1.3)
+    monkeypatch.setattr(run_module, "load_model", lambda settings: loaded)
+    with pytest.raises(RunError, match="other weights"):
+        run_pipeline(SMALL, tmp_path, until="directions")
+
+
+def test_another_judge_is_refused_where_scores_are_there(tmp_path: Path) -> None:
+    class Toy(LexiconJudge):
+        name = "toy"
+
+    run_pipeline(SMALL, tmp_path, until="elicit")
+    run_pipeline(SMALL, tmp_path, until="judge", judge=Toy())
+    assert load_run(tmp_path).evaluation().judge == "toy"
+    (tmp_path / "judge/scores.jsonl").unlink()
+    with pytest.raises(RunError, match="other judge \\(toy then, lexicon now\\)"):
+        run_pipeline(SMALL, tmp_path, until="judge")
+
+
+@pytest.mark.parametrize("name", [".lock", "elicit/sadness.jsonl.0.journal", "elicit/anger.jsonl.0.journal"])
+def test_nothing_is_written_through_a_link(name: str, tmp_path: Path) -> None:
+    victim, out = tmp_path / "victim", tmp_path / "run"
+    victim.write_text("mine")
+    (out / "elicit").mkdir(parents=True)
+    if name == ".lock":
+        (out / name).symlink_to(victim)
+        with pytest.raises(RunError, match="is a link"), open_run(out, SMALL, {}):
+            pass
+    else:
+        with open_run(out, SMALL, {}) as folder:
+            (out / name).symlink_to(victim)
+            with pytest.raises(RunError, match="leads out"), folder.journal(name.removesuffix(".0.journal")):
+                pass
+    assert victim.read_text() == "mine"
+
+
+def test_a_lock_that_could_not_be_written_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(RunError, match="No space left"), open_run(tmp_path, SMALL, {}):
+            pass
+    with open_run(tmp_path, SMALL, {}):
+        pass
+
+
+def test_a_file_that_cannot_be_read_is_damaged(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bad_sector(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(folder_module, "file_hash", bad_sector)
+    assert "cannot be read" in str(damage_of(copy / "judge/scores.jsonl", "0" * 64))
+
+
+def test_a_run_that_is_terminated_gives_its_lock_back(tmp_path: Path) -> None:
+    life = Life(tmp_path / "run")
+    assert life.reach("elicit")
+    os.kill(life.pid, signal.SIGTERM)
+    life.wait()
+    assert not (tmp_path / "run/.lock").exists()

@@ -63,10 +63,11 @@ class Given:
     def settings(self, out: Path, *, from_folder: bool) -> Any:
         """The settings: as given, else (for single stages) those that the run folder was started with."""
         from emotion_circuits.pipeline import Settings, read_manifest
+        from emotion_circuits.pipeline.manifest import is_run
         from emotion_circuits.pipeline.settings import stored
 
         base: dict[str, Any] = {}
-        if from_folder and (out / "manifest.json").exists():
+        if from_folder and is_run(out):
             base = stored(read_manifest(out)["settings"])
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         given = {name: value for name, value in values.items() if value is not None and value is not False}

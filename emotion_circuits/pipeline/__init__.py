@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from emotion_circuits import distributed
 from emotion_circuits.evaluation.judges import Judge
 from emotion_circuits.evaluation.judges.labels import check_judge
 from emotion_circuits.pipeline.folder import read_manifest
 from emotion_circuits.pipeline.judging import check_name, judge_of
+from emotion_circuits.pipeline.manifest import is_run
 from emotion_circuits.pipeline.run import Run, load_data, load_model, load_run
 from emotion_circuits.pipeline.settings import Settings
 from emotion_circuits.pipeline.stages import STAGES, comparison
@@ -54,9 +57,12 @@ def run_pipeline(
         _ask_judge(settings, judge)
     data = load_data(settings)
     # A new run loads its model before it makes the folder, so that a wrong name leaves nothing behind.
-    model = None if (Path(out) / "manifest.json").exists() else load_model(settings)
+    model = None if is_run(Path(out)) else load_model(settings)
     facts = {f"{name} data": part.sha256 for name, part in zip(("train", "validation", "test"), data, strict=True)}
     with open_together(out, settings, facts, on_repair) as folder:
+        folder.manifest["ran_with"] = {
+            "threads": torch.get_num_threads(), "batch_size": settings.batch_size, "device": settings.device,
+        }  # fmt: skip
         run = Run(settings, folder, data, judge, model)
         for name, stage in STAGES.items():
             if on_stage:

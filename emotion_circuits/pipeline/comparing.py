@@ -14,6 +14,7 @@ from emotion_circuits.evaluation import Comparison, SideEffectTest, TradeOff, co
 from emotion_circuits.evaluation.accuracy import Question
 from emotion_circuits.evaluation.judges import Judge
 from emotion_circuits.journal import open_journal
+from emotion_circuits.pipeline.manifest import place
 from emotion_circuits.pipeline.run import Run
 from emotion_circuits.pipeline.settings import Settings
 from emotion_circuits.pipeline.stages import METHODS, methods
@@ -106,7 +107,7 @@ def compare_run(
         reference: what the methods are tested against.
         on_method: called with each method's name and replies.
     """
-    folder = run.folder.path / "compare"
+    folder = place(run.folder.path, "compare")
     folder.mkdir(exist_ok=True)
     held = methods(run) | {n: Prompting(n.split(":")[1], n) for n in names if n.startswith("prompting:")}
     chosen = [held[name] for name in names]

@@ -14,15 +14,16 @@ from __future__ import annotations
 import glob
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from emotion_circuits import artefacts, distributed, records
-from emotion_circuits.errors import EmotionCircuitsError, RunError
+from emotion_circuits.errors import DataError, EmotionCircuitsError, RunError
 from emotion_circuits.journal import ReplyJournal, open_journal
 from emotion_circuits.pipeline.lock import lock
 from emotion_circuits.pipeline.manifest import SCHEMA, load_manifest, place, write_manifest
@@ -30,7 +31,12 @@ from emotion_circuits.pipeline.settings import Settings
 from emotion_circuits.provenance import versions
 
 logger = logging.getLogger(__name__)
+FOLDERS = ("elicit", "judge", "directions", "attribute", "influence", "circuit", "generate", "evaluate")
+"""Folders inside a run, one for each stage that leaves several files."""
+
 _JOURNAL = ".journal"
+_OWN_JOURNAL = re.compile(r".+\.jsonl?\.\d+\.journal")
+_OWN_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
 class RunFolder:
@@ -39,6 +45,7 @@ class RunFolder:
     Attributes:
         path: the folder.
         manifest: its content, as written.
+        from_nothing: files of which nothing may be kept.
     """
 
     def __init__(
@@ -46,6 +53,7 @@ class RunFolder:
     ) -> None:
         self.path, self.manifest, self._on_repair = path, manifest, on_repair
         self._kept: set[str] = set()
+        self.from_nothing: set[str] = set()
 
     def unit(self, name: str, make: Callable[[Path], Any]) -> Path:
         """Make one file, unless it is there and unchanged.
@@ -61,20 +69,70 @@ class RunFolder:
             if damage:
                 self.note_repair(name, damage)
             self._make(name, path, make)
+            if damage and self.manifest["files"][name] != recorded and not self._asks_elsewhere():
+                # What was whole in the damaged file need not have been this file's: make it from nothing.
+                self.from_nothing.add(name)
+                self._drop_journals(name)
+                self._make(name, path, make)
             self.remade(name, recorded)
             self.write()
-        for journal in _journals_of(path):
-            journal.unlink(missing_ok=True)
+        self._drop_journals(name)
         self._kept.add(name)
         return path
+
+    def file(self, name: str) -> Path:
+        """A finished file, to be read.
+
+        Raises:
+            RunError: it is not what was written.
+        """
+        path, recorded = place(self.path, name), self.manifest["files"].get(name)
+        if name not in self._kept and recorded is not None:
+            if path.is_file() and (damage := damage_of(path, recorded)):
+                raise RunError(f"{path} is damaged ({damage}); run again with this folder, which makes it anew")
+            self._kept.add(name)
+        return path
+
+    def check_fact(self, name: str, value: str | None, advice: str) -> None:
+        """Note what the run works with, or hold it against what it has worked with so far.
+
+        Args:
+            name: what it is, e.g. ``"weights"``.
+            value: which; None where it cannot be known.
+            advice: what to do when it is another one.
+
+        Raises:
+            RunError: it is another one.
+        """
+        facts = self.manifest["facts"]
+        known = facts.get(name)
+        if known is None:
+            facts[name] = value
+        elif value is not None and known != value:
+            raise RunError(f"{self.path} was started with other {name} ({known} then, {value} now): {advice}")
 
     @contextmanager
     def journal(self, name: str) -> Iterator[ReplyJournal]:
         """The journal of a unit that makes replies; a damaged file's whole records count as made."""
         path = place(self.path, name)
-        damaged = name in self.manifest["files"] and path.is_file()
-        with open_journal(_journal_of(path), _journals_of(path), path if damaged else None) as journal:
+        damaged = name in self.manifest["files"] and path.is_file() and name not in self.from_nothing
+        # Each process has a journal of its own.
+        own = place(self.path, f"{name}.{distributed.rank()}{_JOURNAL}")
+        with open_journal(own, self._journals(name), path if damaged else None) as journal:
             yield journal
+
+    def _journals(self, name: str) -> list[Path]:
+        path = place(self.path, name)
+        found = sorted(path.parent.glob(f"{glob.escape(path.name)}.*{_JOURNAL}"))
+        return [place(self.path, held.relative_to(self.path).as_posix()) for held in found]
+
+    def _drop_journals(self, name: str) -> None:
+        for journal in self._journals(name):
+            journal.unlink(missing_ok=True)
+
+    def _asks_elsewhere(self) -> bool:
+        """Whether replies come from a server, which need not say the same twice."""
+        return self.manifest["settings"].get("backend") == "openai"
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -127,7 +185,10 @@ class RunFolder:
             for later in names[names.index(name) + 1 :]:
                 del files[later]
                 self._kept.discard(later)
-            _sweep(self.path, f"*{_JOURNAL}")
+                entry = self.manifest["stages"].get(PurePosixPath(later).parts[0].removesuffix(".html"))
+                if entry and entry["status"] == "done":
+                    entry["status"] = "stopped"
+            _sweep(self.path, _OWN_JOURNAL)
 
 
 @contextmanager
@@ -157,9 +218,9 @@ def open_run(
         raise RunError(f"cannot make the folder {path}: {error.strerror or error}; choose another --out") from error
     with lock(path):
         manifest, damage = load_manifest(path)
-        _sweep(path, ".*.tmp")
+        _sweep(path, _OWN_TEMPORARY)
         if manifest is None:
-            _sweep(path, f"*{_JOURNAL}")
+            _sweep(path, _OWN_JOURNAL)
             manifest = {
                 "schema": SCHEMA, "settings": settings.identity(), "facts": facts, "versions": versions(),
                 "started": _now(), "stages": {}, "files": {},
@@ -186,11 +247,14 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 def damage_of(path: Path, recorded: str) -> str | None:
     """What is wrong with a file of this hash, in words; None when it is as it was written."""
-    if not path.is_file():
-        return "it is missing"
-    if file_hash(path) == recorded:
-        return None
-    wrong = records.damaged(path) if path.suffix == ".jsonl" else []
+    try:
+        if not path.is_file():
+            return "it is missing"
+        if file_hash(path) == recorded:
+            return None
+        wrong = records.damaged(path) if path.suffix == ".jsonl" else []
+    except (OSError, DataError) as error:
+        return f"it cannot be read ({error})"
     shown = ", ".join(map(str, wrong[:5])) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
     return f"record {shown} is not what was written" if wrong else "its content is not what was written"
 
@@ -214,19 +278,11 @@ def _refuse_others(path: Path, manifest: dict[str, Any], settings: Settings, fac
         )
 
 
-def _journal_of(path: Path) -> Path:
-    """Each process has a journal of its own."""
-    return path.with_name(f"{path.name}.{distributed.rank()}{_JOURNAL}")
-
-
-def _journals_of(path: Path) -> list[Path]:
-    return sorted(path.parent.glob(f"{glob.escape(path.name)}.*{_JOURNAL}"))
-
-
-def _sweep(folder: Path, pattern: str) -> None:
-    """Remove what an interrupted process left."""
-    for path in folder.rglob(pattern):
-        path.unlink(missing_ok=True)
+def _sweep(folder: Path, named: re.Pattern[str]) -> None:
+    """Remove what an interrupted process left: files beside the manifest and in the stages' folders, no others'."""
+    for path in (*folder.iterdir(), *(held for part in FOLDERS for held in (folder / part).rglob("*"))):
+        if named.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
 
 
 def _now() -> str:

@@ -12,12 +12,16 @@ import errno
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from emotion_circuits.errors import RunError
+
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+"""A link would let a folder from elsewhere have any file of ours overwritten; a pipe would keep us waiting."""
 
 _BYTE = 1 << 30
 """What Windows locks, whose locks also keep others from reading; far behind the owner's name."""
@@ -34,31 +38,40 @@ def lock(folder: Path) -> Iterator[None]:
     try:
         handle = _claim(path)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise RunError(f"{path} is a link, which no run makes; remove it") from error
         raise RunError(f"cannot write into {folder}: {error.strerror or error}; choose another --out") from error
     try:
         yield
     finally:
+        if os.name == "nt":  # where an open file cannot be removed
+            os.close(handle)
         with suppress(OSError):
             path.unlink(missing_ok=True)
-        os.close(handle)
+        if os.name != "nt":
+            os.close(handle)
 
 
 def _claim(path: Path) -> int:
     """The open lock file, with our name in it."""
     here = socket.gethostname()
     while True:
-        handle = os.open(path, os.O_CREAT | os.O_RDWR)
-        free, owner = _locked(handle), _owner(handle)
-        if not free or owner.get("host", here) != here:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR | _NO_LINKS)
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise RunError(f"{path} is no plain file; remove it")
+            free, owner = _locked(handle), _owner(handle)
+            if not free or owner.get("host", here) != here:
+                _refuse(path, owner)
+            if _still_there(path, handle):
+                os.ftruncate(handle, 0)
+                os.lseek(handle, 0, os.SEEK_SET)
+                os.write(handle, json.dumps({"pid": os.getpid(), "host": here}).encode())
+                return handle
+        except BaseException:
             os.close(handle)
-            _refuse(path, owner)
-        if _still_there(path, handle):
-            break
+            raise
         os.close(handle)  # its owner has removed it between our opening and our locking it
-    os.ftruncate(handle, 0)
-    os.lseek(handle, 0, os.SEEK_SET)
-    os.write(handle, json.dumps({"pid": os.getpid(), "host": here}).encode())
-    return handle
 
 
 def _locked(handle: int) -> bool:

@@ -46,6 +46,14 @@ def load_manifest(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     raise RunError(f"{folder}: {'; '.join(problems)}; move the folder away and start again")
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder has a manifest, or what is left of one."""
+    try:
+        return any((folder / name).exists() for name in NAMES)
+    except OSError:  # it may not be searched, or no folder can have that name; whoever opens it is told
+        return False
+
+
 def place(folder: Path, name: str) -> Path:
     """Where a file of the run is.
 
@@ -71,10 +79,10 @@ def _checked(folder: Path, path: Path) -> dict[str, Any]:
     manifest = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(manifest, dict):
         raise ValueError("not a JSON object")
-    if manifest.get("schema") != SCHEMA:
-        raise RunError(f"{path} was written by another version of this package; choose another --out")
     if manifest.pop("check", None) != _hash(manifest):
         raise ValueError("its checksum does not fit")
+    if manifest.get("schema") != SCHEMA:
+        raise ValueError(f"written by another version of this package, schema {manifest.get('schema')!r}")
     for part in ("settings", "facts", "versions", "stages", "files"):
         if not isinstance(manifest.get(part), dict):
             raise ValueError(f"{part!r} is no JSON object")

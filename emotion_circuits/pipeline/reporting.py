@@ -73,7 +73,7 @@ def _settings(run: Run) -> dict[str, Any]:
     return {
         **run.settings.identity(),
         "scenarios": {"train": len(run.train), "validation": len(run.validation), "test": len(run.test)},
-        "judge": run.judge.name,
+        "judge": run.judged_by,
         "chosen circuit": chosen["circuit"],
         "chosen steering": chosen["steering"],
         "data": manifest["facts"],

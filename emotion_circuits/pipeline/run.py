@@ -27,6 +27,7 @@ from emotion_circuits.model import HookedModel
 from emotion_circuits.pipeline.backend import generator_of
 from emotion_circuits.pipeline.folder import RunFolder, read_manifest
 from emotion_circuits.pipeline.judging import judge_of
+from emotion_circuits.pipeline.manifest import place
 from emotion_circuits.pipeline.presets import RunPreset, run_preset
 from emotion_circuits.pipeline.settings import Settings, stored
 from emotion_circuits.replies import Replies, join
@@ -54,6 +55,7 @@ class Run:
         self.settings, self.folder = settings, folder
         self.train, self.validation, self.test = (part.worded(settings.wording) for part in data)
         self._judge, self._model = judge, model
+        self._checked = False  # that the model is the one that the run was started with
 
     @property
     def emotions(self) -> tuple[str, ...]:
@@ -74,15 +76,25 @@ class Run:
     def judge(self) -> Judge:
         """Of the replies; made when a stage first needs it."""
         if self._judge is None:
-            settings, cache = self.settings, self.folder.path / "judge/answers.jsonl"
+            settings, cache = self.settings, place(self.folder.path, "judge/answers.jsonl")
             self._judge = judge_of(settings.judge, settings.labels, lambda: self.model, settings.judge_url, cache)
+        self.folder.check_fact("judge", self._judge.name, "give the same one, or another --out")
         return self._judge
+
+    @property
+    def judged_by(self) -> str:
+        """Name of the judge whose scores the run holds."""
+        return self.folder.manifest["facts"].get("judge") or self.judge.name
 
     @property
     def model(self) -> HookedModel:
         """The model, loaded when a stage first needs it."""
         if self._model is None:
             self._model = load_model(self.settings)
+        if not self._checked:
+            advice = "the model has changed under its name; choose another --out, or the --revision of then"
+            self.folder.check_fact("weights", self._model.fingerprint(), advice)
+            self._checked = True
         return self._model
 
     def generator(self) -> HookedModel | Backend:
@@ -110,20 +122,20 @@ class Run:
 
     def replies(self, emotion: str | None) -> Replies:
         """Elicited replies on the training split; None gives the uninstructed ones."""
-        return Replies.load(self.folder.path / elicited(emotion))
+        return Replies.load(self.folder.file(elicited(emotion)))
 
     def evaluation(self) -> Evaluation:
         """The judged replies of the training split, all emotions."""
         replies = join(self.replies(emotion) for emotion in self.emotions)
-        return Evaluation(replies, load_scores(self.folder.path / "judge/scores.jsonl"), self.judge.name, self.question)
+        return Evaluation(replies, load_scores(self.folder.file("judge/scores.jsonl")), self.judged_by, self.question)
 
     def directions(self) -> EmotionDirections:
         """The fitted directions."""
-        return EmotionDirections.load(self.folder.path / "directions/directions.safetensors")
+        return EmotionDirections.load(self.folder.file("directions/directions.safetensors"))
 
     def contrasts(self, baseline: Baseline) -> dict[str, Contrast]:
         """The fitted contrasts against one baseline."""
-        return {e: Contrast.load(self.folder.path / contrast_file(baseline, e)) for e in self.emotions}
+        return {e: Contrast.load(self.folder.file(contrast_file(baseline, e))) for e in self.emotions}
 
     def all_contrasts(self) -> dict[Baseline, dict[str, Contrast]]:
         """The fitted contrasts, by baseline and emotion."""
@@ -131,23 +143,23 @@ class Run:
 
     def attributions(self) -> dict[str, Attribution]:
         """Every emotion's scores that nodes are ranked by."""
-        return {e: Attribution.load(self.folder.path / f"attribute/{e}.safetensors") for e in self.emotions}
+        return {e: Attribution.load(self.folder.file(f"attribute/{e}.safetensors")) for e in self.emotions}
 
     def head_importances(self) -> dict[str, Attribution]:
         """Head importance of every emotion."""
-        return {e: Attribution.load(self.folder.path / f"attribute/heads-{e}.safetensors") for e in self.emotions}
+        return {e: Attribution.load(self.folder.file(f"attribute/heads-{e}.safetensors")) for e in self.emotions}
 
     def influence(self) -> Influence:
         """The sublayers' influence."""
-        return Influence.load(self.folder.path / "influence/influence.safetensors")
+        return Influence.load(self.folder.file("influence/influence.safetensors"))
 
     def circuits(self) -> dict[str, Circuit]:
         """The calibrated circuits."""
-        return {e: Circuit.load(self.folder.path / f"circuit/{e}.safetensors") for e in self.emotions}
+        return {e: Circuit.load(self.folder.file(f"circuit/{e}.safetensors")) for e in self.emotions}
 
     def calibration(self) -> dict[str, Any]:
         """What was chosen on the validation split, by kind of method and emotion."""
-        path = self.folder.path / "circuit/calibration.json"
+        path = self.folder.file("circuit/calibration.json")
         held = read_json(path)
         for kind in ("circuit", "steering"):
             points = held.get(kind)

@@ -29,5 +29,5 @@ def project_accepted(run: Run) -> pd.DataFrame:
 
 def kept_samples(run: Run) -> pd.DataFrame | None:
     """The table that the directions stage wrote; None for a run made before it did."""
-    path = run.folder.path / FILE
+    path = run.folder.file(FILE)
     return load_frame(path) if path.is_file() else None

@@ -39,7 +39,7 @@ def keep_stability(run: Run) -> None:
 
 def kept_stability(run: Run) -> dict[str, Stability]:
     """What `keep_stability` wrote."""
-    return {emotion: Stability.load(run.folder.path / _file(emotion)) for emotion in run.emotions}
+    return {emotion: Stability.load(run.folder.file(_file(emotion))) for emotion in run.emotions}
 
 
 def _choice(run: Run, emotion: str) -> Choose:

@@ -243,11 +243,11 @@ def evaluate_replies(run: Run) -> None:
         for name in METHODS:
 
             def scores(path: Path, label: str = label, name: str = name) -> None:
-                replies = Replies.load(run.folder.path / replies_file(label, name))
+                replies = Replies.load(run.folder.file(replies_file(label, name)))
                 save_scores(path, evaluate(replies, run.judge, run.question).scores)
 
             def text(path: Path, label: str = label, name: str = name) -> None:
-                replies = Replies.load(run.folder.path / replies_file(label, name))
+                replies = Replies.load(run.folder.file(replies_file(label, name)))
                 held = fluency(run.model, replies, wording=run.settings.wording, batch_size=run.settings.batch_size)
                 write_json(path, asdict(held))
 
@@ -268,18 +268,18 @@ def comparison(run: Run, label: str = "greedy") -> Comparison:
 
     evaluations, fluencies = {}, {}
     for name in METHODS:
-        replies = Replies.load(run.folder.path / replies_file(label, name))
-        base = run.folder.path / f"evaluate/{label}"
-        scores = load_scores(base / f"{_slug(name)}.scores.jsonl")
-        evaluations[name] = Evaluation(replies, scores, run.judge.name, run.question)
-        held = base / f"{_slug(name)}.fluency.json"
+        replies = Replies.load(run.folder.file(replies_file(label, name)))
+        base = f"evaluate/{label}/{_slug(name)}"
+        scores = load_scores(run.folder.file(f"{base}.scores.jsonl"))
+        evaluations[name] = Evaluation(replies, scores, run.judged_by, run.question)
+        held = run.folder.file(f"{base}.fluency.json")
         fluencies[name] = build(Fluency, held, read_json(held))
     return Comparison(evaluations, fluencies, provenance=_compared_by(run, label))
 
 
 def _compared_by(run: Run, label: str) -> dict[str, Any]:
     prompts, config = run.test.prompts(), run.config(dict(decodings(run))[label])
-    settings = {"judge": run.judge.name, "question": run.question, "emotions": list(run.emotions), **asdict(config)}
+    settings = {"judge": run.judged_by, "question": run.question, "emotions": list(run.emotions), **asdict(config)}
     made_by = {"n_prompts": len(prompts), "prompts_sha256": prompts_hash(prompts), "settings": settings}
     return {**run.directions().provenance, **made_by}
 

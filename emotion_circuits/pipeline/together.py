@@ -58,7 +58,7 @@ class _Leader(RunFolder):
 
     def unit(self, name: str, make: Callable[[Path], Any]) -> Path:
         def make_together(path: Path) -> None:
-            distributed.from_first({"recorded": self.manifest["files"]})
+            distributed.from_first({"recorded": self.manifest["files"], "from_nothing": sorted(self.from_nothing)})
             make(path)
 
         made = super().unit(name, make_together)
@@ -75,7 +75,7 @@ class _Follower(RunFolder):
 
     def unit(self, name: str, make: Callable[[Path], Any]) -> Path:
         while call := distributed.from_first():
-            self.manifest["files"] = call["recorded"]
+            self.manifest["files"], self.from_nothing = call["recorded"], set(call["from_nothing"])
             thrown_away = self._own / Path(name).name
             make(thrown_away)
             thrown_away.unlink(missing_ok=True)
