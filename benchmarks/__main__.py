@@ -6,12 +6,19 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 
 NAMES = ("head_table", "influence_table", "patching", "neuron_scores", "recording", "growth", "generation", "plan")
+CRASHED, MISSED = 1, 3
+"""Exit codes: Python itself ends with 1 after an error and argparse with 2, so that a missed target is neither."""
 
 
 def main() -> int:
-    """Run, print, and return 1 if a target was missed."""
+    """Run and print.
+
+    Returns:
+        0, `MISSED` if a target was missed, `CRASHED` if a benchmark has no result. The others run all the same.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="name", help=", ".join(NAMES))
     parser.add_argument("--threads", type=int, default=2)
@@ -23,13 +30,18 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(options.threads)
-    missed = False
+    missed = crashed = False
     for name in options.names or NAMES:
-        for comparison in importlib.import_module(f"benchmarks.{name}").run(options.pairs):
-            comparison.report()
-            sys.stdout.flush()
-            missed |= not comparison.met
-    return int(missed)
+        try:
+            for comparison in importlib.import_module(f"benchmarks.{name}").run(options.pairs):
+                comparison.report()
+                sys.stdout.flush()
+                missed |= not comparison.met
+        except Exception:
+            crashed = True
+            traceback.print_exc()
+            print(f"{name}: CRASHED", flush=True)
+    return CRASHED if crashed else MISSED if missed else 0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Asking an OpenAI-compatible endpoint without losing patience, money or answers.
 
-1. `open_client` makes the client; the key comes from the environment and appears in no message.
+1. `open_client` makes the client; the key comes from the environment and appears in no message. An address that may
+   hold a secret itself is refused (`check_url`), since addresses end up in messages and logs.
 2. `Pace` spaces requests out, and makes all of them wait when the server says so.
 3. `ask` sends one request and tries again where that can help (`Retry`); what cannot be had becomes `NoAnswer`.
 4. `ask_side_by_side` sends many, so many at once; `run` does it from ordinary code, also in a notebook.
-5. `AnswerCache` keeps answers in a JSONL file, one whole line per write, so that a killed run loses nothing.
+5. `AnswerCache` keeps answers in a file of records, one whole line with a checksum per write, so that a killed run
+   loses nothing and a damaged answer is asked for again.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections.abc import Callable, Coroutine, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 from emotion_circuits import records
 from emotion_circuits.errors import ModelError
@@ -92,12 +95,15 @@ def open_client(base_url: str | None, api_key_env: str, timeout: float) -> Any:
 
     Raises:
         ImportError: If the ``openai`` package is not installed.
-        ModelError: If there is no key for an endpoint that needs one.
+        ModelError: If there is no key for an endpoint that needs one, or the address may hold a secret.
     """
     try:
         from openai import AsyncOpenAI
     except ImportError as error:
         raise ImportError('endpoints need the openai client: pip install "emotion-circuits[judges]"') from error
+    check_url(base_url, api_key_env=api_key_env)
+    if base_url is None:
+        check_url(os.environ.get("OPENAI_BASE_URL"), "OPENAI_BASE_URL", api_key_env)  # the openai client reads it
     key = os.environ.get(api_key_env)
     if not key and base_url is None:
         raise ModelError(
@@ -105,6 +111,31 @@ def open_client(base_url: str | None, api_key_env: str, timeout: float) -> Any:
             "with api_key_env=, or give base_url= of a local endpoint that needs none"
         )
     return AsyncOpenAI(api_key=key or "none", base_url=base_url, max_retries=0, timeout=timeout)
+
+
+def check_url(url: str | None, what: str = "base_url", api_key_env: str = "OPENAI_API_KEY") -> None:
+    """Refuses an address that may hold a secret.
+
+    Args:
+        url: The address; None is fine.
+        what: Its name in the message.
+        api_key_env: The environment variable that is meant for the key.
+
+    Raises:
+        ModelError: If it has a user name, a password, a query or a fragment; does not repeat them.
+    """
+    # Wherever these signs stand: a password may hold a slash, and then a parser no longer finds it.
+    if url and set(url) & set("@?#"):
+        raise ModelError(
+            f"{what} must be a plain address such as http://localhost:8000/v1, without a user name, a password or "
+            f"anything after ? or #: put the key into the environment variable {api_key_env}"
+        )
+
+
+def shown(url: object) -> str:
+    """An address for messages: without name, password and query, which may be secret."""
+    parts = urlsplit(str(url))
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def content(response: Any) -> str | NoAnswer:
@@ -144,8 +175,8 @@ async def ask(
             return read(await client.chat.completions.create(**request))
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise ModelError(
-                f"the endpoint {client.base_url} refused model {request['model']!r} with status {error.status_code}: "
-                "check base_url, the model's name, and the key in the environment variable"
+                f"the endpoint {shown(client.base_url)} refused model {request['model']!r} with status "
+                f"{error.status_code}: check base_url, the model's name, and the key in the environment variable"
             ) from None
         except openai.APIStatusError as error:
             problem = f"status {error.status_code}"
@@ -234,14 +265,17 @@ def _unwrap(start: Any, work: Coroutine[Any, Any, Any]) -> Any:
 
 
 class AnswerCache:
-    """Answers by request, in memory and, with a path, in a JSONL file."""
+    """Answers by request, in memory and, with a path, in a file of `emotion_circuits.records`.
+
+    A line that is damaged or has no checksum does not count: its request is sent again.
+    """
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = Path(path) if path is not None else None
         self.answers: dict[str, str] = {}
         if self.path is not None and self.path.exists():
-            for _, record in records.scan(self.path):
-                match record:  # anything else is half a line: the writer was killed
+            for _, record in records.scan(self.path, checked=True):
+                match record:  # anything else is damaged, or half a line: the writer was killed
                     case {"key": str(key), "answer": str(answer)}:
                         self.answers[key] = answer
 
@@ -262,7 +296,7 @@ class AnswerCache:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"key": key, "answer": answer}, ensure_ascii=False) + "\n"
+        line = records.encode({"key": key, "answer": answer}) + "\n"
         with self.path.open("ab") as file:
             if file.tell() and not self._ends_whole():
                 line = "\n" + line

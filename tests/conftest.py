@@ -11,7 +11,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-ARCHITECTURES = ("qwen2", "llama", "qwen3", "mistral", "gemma2", "gemma3", "phi3")
 _models: dict = {}
 
 
@@ -24,6 +23,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("faults"):
                 item.add_marker(pytest.mark.skip(reason="run by `make test-faults`"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`any_model` and `plain_model` are every model of `tiny`, which is imported when tests are collected."""
+    for fixture in ("any_model", "plain_model"):
+        if fixture not in metafunc.fixturenames:
+            continue
+        import tiny
+
+        names = [name for name in tiny.ARCHITECTURES if fixture == "any_model" or "gemma" not in name]
+        metafunc.parametrize(fixture, names, indirect=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,13 +57,13 @@ def qwen():
     return _model("qwen2")
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture
 def any_model(request):
     """A tiny model of every architecture."""
     return _model(request.param)
 
 
-@pytest.fixture(params=[a for a in ARCHITECTURES if "gemma" not in a])
+@pytest.fixture
 def plain_model(request):
     """A tiny model of every architecture that adds what a sublayer writes without another norm."""
     return _model(request.param)

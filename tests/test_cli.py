@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 
-from emotion_circuits.pipeline import STAGES
+from emotion_circuits.errors import DataError
+from emotion_circuits.pipeline import STAGES, Settings
 
 SMALL = ["--limit", "4", "--max-new-tokens", "16"]
 
@@ -136,6 +138,57 @@ def test_other_settings_into_the_same_folder(tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     assert cli("elicit", "--out", out, "--emotions", "anger,fear", *SMALL).returncode == 0
     refused(cli("elicit", "--out", out, "--limit", "5"), "limit: 4 then, 5 now")
+
+
+def test_brackets_and_colons_are_printed_as_they_are(tmp_path: Path) -> None:
+    out = tmp_path / "a[/b] :joy:"
+    result = cli("elicit", "--out", str(out), "--emotions", "anger,fear", *SMALL)
+    assert result.returncode == 0, result.stderr
+    assert f"done, in: {out}" in result.stdout
+
+
+def test_tables_hold_texts_as_they_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    import pandas as pd
+
+    from emotion_circuits.cli import output
+
+    monkeypatch.setattr(output.console, "width", 200)
+    odd = "x[/b] [red] :joy:"
+    output.print_frame(pd.DataFrame({odd + " column": [odd + " cell"], "value": [0.5]}), odd + " title")
+    row = dict.fromkeys(("accuracy", "low", "high", "neutral", "unscored", "perplexity", "on_topic"), 0.5)
+    row |= dict.fromkeys(("p", "distinct_2", "repetition", "n_words", "in_language", "kl", "same_token"), 0.5)
+    methods = pd.DataFrame([{"method": odd, "answered": 0.5, "answered_change": 0.1, **row}])
+    emotions = pd.DataFrame([{"method": odd, "emotion": odd + " emotion", "accuracy": 0.5}])
+    compared: Any = SimpleNamespace(
+        table=lambda reference=None: methods, by_emotion=lambda: emotions,
+        side_effects={odd: SimpleNamespace(n_requests=1, n_questions=1)},
+    )  # fmt: skip
+    output.print_comparison(compared, odd + " second title")
+    output.print_costs(compared, odd + " reference")
+    printed = capsys.readouterr().out
+    for what in ("column", "cell", "title", "second title", "emotion", "reference"):
+        assert f"{odd} {what}" in printed
+
+
+@pytest.mark.parametrize("temperature", ["nan", "inf", "-0.1"])
+def test_a_temperature_that_is_none(temperature: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    refused(
+        cli("elicit", f"--temperature={temperature}", "--out", str(out), *SMALL), "temperature must be", temperature
+    )
+    assert not out.exists()
+
+
+def test_a_name_that_no_manifest_can_hold(tmp_path: Path) -> None:
+    out, name = tmp_path / "run", "caf\udce9.jsonl"
+    for given in ({"data": name}, {"model": name}, {"served_model": name}):
+        with pytest.raises(DataError, match=r"holds characters that are not UTF-8: 'caf\\udce9.jsonl'; rename"):
+            Settings(**given)
+    if sys.platform == "linux":
+        refused(cli("elicit", "--data", name, "--out", str(out), *SMALL), "data holds characters that are not UTF-8")
+        assert not out.exists()
 
 
 def test_data_check_names_the_line(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 import torch
@@ -262,6 +265,25 @@ def test_a_hostile_message_is_an_error_and_nothing_else(explorer: ec.Explorer, m
     assert not re.search(r"Traceback|TypeError|KeyError|AttributeError", answer["status"]["error"])
 
 
+def test_nothing_is_saved_through_a_link_that_leads_out(explorer: ec.Explorer, tmp_path: Path) -> None:
+    held, outside = explorer.run.folder.path / "explorer", tmp_path / "outside"
+    outside.mkdir()
+    if held.exists():
+        held.rename(tmp_path / "kept")
+    try:
+        held.symlink_to(outside, target_is_directory=True)
+        answer = messages.answer(explorer, {"do": "save", "name": "mine"})
+        assert "leads out of the run folder" in answer["status"]["error"]
+        with pytest.raises(RunError, match="remove the link"):
+            explorer.save()
+        assert not list(outside.iterdir())
+        assert explorer.save(outside / "mine.safetensors").is_file()  # a path of one's own is one's own
+    finally:
+        held.unlink()
+        if (tmp_path / "kept").exists():
+            (tmp_path / "kept").rename(held)
+
+
 # The page
 
 
@@ -321,6 +343,38 @@ def test_the_socket_is_this_machine_s_own() -> None:
         assert host == "127.0.0.1"
         with pytest.raises(EmotionCircuitsError, match="choose another --port"):
             listening(port)
+
+
+def test_the_token_is_in_no_argument_of_the_browser(monkeypatch: pytest.MonkeyPatch) -> None:
+    from emotion_circuits import explorer as package
+    from emotion_circuits import pipeline
+    from emotion_circuits.cli.explore import explore
+    from emotion_circuits.explorer import server
+
+    address, files = "http://127.0.0.1:8000/secret-token/", []
+
+    def browse(given: str) -> bool:
+        path = Path(url2pathname(urlsplit(given).path))
+        assert given.startswith("file://")
+        assert "secret-token" not in given
+        assert f'content="0; url={address}"' in path.read_text(encoding="utf-8")
+        if os.name == "posix":
+            assert path.stat().st_mode & 0o777 == 0o600
+            assert path.parent.stat().st_mode & 0o777 == 0o700
+        files.append(path)
+        return True
+
+    def serve(explorer: object, port: int, *, ready) -> None:
+        ready(address)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("webbrowser.open", browse)
+    monkeypatch.setattr(server, "serve", serve)
+    monkeypatch.setattr(pipeline, "load_run", lambda *a, **k: SimpleNamespace(model=None))
+    monkeypatch.setattr(package, "Explorer", lambda *a: None)
+    explore(Path("run"), 0, browser=True)
+    assert len(files) == 1
+    assert not files[0].parent.exists()
 
 
 def test_the_front_end_never_reads_text_as_markup() -> None:

@@ -25,6 +25,8 @@ from emotion_circuits.evaluation.judges import LexiconJudge
 from emotion_circuits.model import HookedModel
 from emotion_circuits.pipeline import STAGES, Settings, load_run, read_manifest, run_pipeline, search
 from emotion_circuits.pipeline.folder import FOLDERS, damage_of, file_hash, open_run
+from emotion_circuits.pipeline.manifest import write_manifest
+from emotion_circuits.pipeline.verify import verify
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked here")
 
@@ -398,3 +400,35 @@ def test_a_run_that_is_terminated_gives_its_lock_back(tmp_path: Path) -> None:
     os.kill(life.pid, signal.SIGTERM)
     life.wait()
     assert not (tmp_path / "run/.lock").exists()
+
+
+# Verification
+
+
+def test_a_run_that_was_stopped_while_it_went_on_is_verified(copy: Path) -> None:
+    """All of a stage's files may be there though it is not done, or only some."""
+    manifest = read_manifest(copy)
+    for name in [n for n in manifest["files"] if n.startswith(("evaluate/", "report")) or "prompting-minus" in n]:
+        (copy / name).unlink()
+        del manifest["files"][name]
+    for name in ("evaluate", "report"):
+        del manifest["stages"][name]
+    for name in ("elicit", "generate"):
+        manifest["stages"][name]["status"] = "running"
+    write_manifest(copy, manifest)
+    result = verify(copy)
+    assert result.ok, result.to_frame().to_string()
+    assert {"elicit", "generate"} <= {sample.stage for sample in result.samples}
+    assert not any("prompting-minus" in sample.what for sample in result.samples)
+
+
+def test_a_run_is_verified_with_the_batches_that_it_was_made_with(tmp_path: Path) -> None:
+    run_pipeline(replace(SMALL, batch_size=3), tmp_path, until="attribute")
+    assert read_manifest(tmp_path)["ran_with"]["batch_size"] == 3
+    seen, batches = [], HookedModel.batches
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HookedModel, "batches", lambda self, prompts, size=None, **rest: (
+            seen.append(size), batches(self, prompts, size, **rest))[1])  # fmt: skip
+        result = verify(tmp_path)
+    assert result.exact and result.ok, result.to_frame().to_string()
+    assert set(seen) == {3}

@@ -26,6 +26,7 @@ import emotion_circuits as ec
 from emotion_circuits import artefacts, endpoint, records
 from emotion_circuits.attribution import Attribution, Influence
 from emotion_circuits.circuits.stability import Stability
+from emotion_circuits.control.doses import Bounds, Point
 from emotion_circuits.data.labels import LabelSet
 from emotion_circuits.data.validate import check
 from emotion_circuits.directions.quality import QualityTest
@@ -33,11 +34,13 @@ from emotion_circuits.errors import EmotionCircuitsError
 from emotion_circuits.evaluation.judges import Score, read_labelling_sheet, write_labelling_sheet
 from emotion_circuits.evaluation.judges.llm import _parse
 from emotion_circuits.interop import gguf, paper
+from emotion_circuits.interop.global_circuit import load_global_circuit
 from emotion_circuits.journal import ReplyJournal
 from emotion_circuits.pipeline import load_run, read_manifest
 from emotion_circuits.pipeline.manifest import SCHEMA, _hash, write_manifest
 from emotion_circuits.pipeline.run import load_scores, read_json, save_scores
 from emotion_circuits.pipeline.settings import Settings
+from emotion_circuits.planning import shape_of
 
 INPUTS = int(os.environ.get("FUZZ", "1000"))
 DIMS = ec.ModelDims(2, 2, 1, 8, 4, 6, 50)
@@ -177,6 +180,28 @@ def vector(path: Path) -> None:
     gguf.write_control_vector(directions(), "anger", path, architecture="qwen2", layers=[1])
 
 
+def read_calibration(path: Path) -> ec.Calibration:
+    return ec.Calibration.from_dict(read_json(path))
+
+
+def calibration(path: Path) -> None:
+    points = tuple(Point(e, "a", 1.0, 6, 0.9, 1.1, 1.0, "controlled", share=0.2) for e in EMOTIONS)
+    held = ec.Calibration({point.emotion: point for point in points}, points, Bounds(), 24)
+    path.write_text(json.dumps(held.to_dict()))
+
+
+def configuration(path: Path) -> None:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes |= {"intermediate_size": 16, "vocab_size": 50, "head_dim": 4}
+    path.write_text(json.dumps({"model_type": "qwen2", "text_config": sizes, **sizes}))
+
+
+def global_circuit(path: Path) -> None:
+    parts = {"mlp": {"k": 2, "neurons": [0, 3]}, "attention": {"k": 1, "heads": [1]}}
+    layers = [{"layer": layer, **parts} for layer in range(2)]
+    path.write_text(json.dumps({"emotion": "anger", "K_total": 6, "cap_ratio": 0.5, "layers": layers}))
+
+
 LABELS = """\
 name: three
 circular: false
@@ -199,6 +224,9 @@ READERS: dict[str, Reader] = {
     "stability": Reader(Stability.load, lambda p: stability().save(p), "safetensors"),
     "manifest": Reader(in_folder(read_manifest), manifest, suffix="manifest.json"),
     "run": Reader(without_check, manifest, suffix="manifest.json"),
+    "calibration": Reader(lambda p: read_calibration(p).to_frame(), calibration),
+    "configuration": Reader(lambda p: shape_of(p).parameters / 1, configuration),
+    "global circuit": Reader(lambda p: load_global_circuit(p, dims=DIMS), global_circuit),
     "JSON": Reader(read_json, lambda p: p.write_text('{"a": {"b": [1, 2]}}')),
     "table": Reader(artefacts.load_frame, lambda p: artefacts.save_frame(p, pd.DataFrame({"a": [1, 2]})), "bytes"),
     "labelling sheet": Reader(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from emotion_circuits.endpoint import AnswerCache, Pace, Retry, ask
 from emotion_circuits.errors import DataError, EmotionError, ModelError
 from emotion_circuits.evaluation.judges import (
     ClassifierJudge,
@@ -32,6 +34,7 @@ from emotion_circuits.evaluation.judges import (
 from emotion_circuits.evaluation.judges.language import English
 from emotion_circuits.evaluation.judges.phrases import PhraseBook
 from emotion_circuits.evaluation.judges.tokens import tokenize
+from emotion_circuits.pipeline import Settings
 from emotion_circuits.types import EKMAN
 
 PAPER = Path(__file__).resolve().parents[2] / "shared" / "paper" / "labeled_prompted_sev_half.jsonl"
@@ -442,6 +445,60 @@ def test_cache_survives_and_ignores_half_a_line(endpoint, tmp_path: Path) -> Non
     assert len(server.requests) == 21
     assert LLMJudge("m", base_url=judge.base_url, cache=path).estimate(texts).requests == 0
     assert "sk-secret" not in path.read_text("utf-8")
+
+
+def test_a_cached_answer_that_was_changed_is_asked_for_again(endpoint, tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    server, judge = endpoint(cache=path)
+    texts = ["I am furious", "The cup is blue"]
+    scores = judge(texts)
+    path.write_text(path.read_text("utf-8").replace("anger", "angel", 1), "utf-8")
+    again = LLMJudge("m", base_url=judge.base_url, cache=path, api_key_env="JUDGE_TEST_KEY")
+    assert again.estimate(texts).requests == 1
+    assert again(texts) == scores
+    assert len(server.requests) == 3
+    assert LLMJudge("m", base_url=judge.base_url, cache=path).estimate(texts).requests == 0
+
+
+def test_a_cache_without_checksums_is_asked_for_again(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    cache = AnswerCache(path)
+    cache.add("a", '{"label": "anger"}')
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"key": "b", "answer": "written by an earlier version"}) + "\n")
+    assert AnswerCache(path).answers == {"a": '{"label": "anger"}'}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://user:hunter2@127.0.0.1:9/v1", "http://127.0.0.1:9/v1?api_key=hunter2", "http://127.0.0.1:9/v1#hunter2",
+     "http://user:hun/ter2@127.0.0.1:9/v1", "user:hunter2@127.0.0.1:9/v1"],
+)  # fmt: skip
+def test_an_address_with_a_secret_is_refused_and_not_repeated(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_TEST_KEY", "sk-secret")
+    with pytest.raises(ModelError, match=r"base_url must be a plain address.*JUDGE_TEST_KEY") as caught:
+        LLMJudge("m", base_url=url, api_key_env="JUDGE_TEST_KEY", max_retries=0)(["text"])
+    assert not re.search("hun|ter2", str(caught.value))
+    monkeypatch.setenv("OPENAI_BASE_URL", url)  # the openai client reads it where none is given
+    with pytest.raises(ModelError, match="OPENAI_BASE_URL must be a plain address"):
+        LLMJudge("m", api_key_env="JUDGE_TEST_KEY", max_retries=0)(["text"])
+    for name in ("judge_url", "base_url"):
+        with pytest.raises(ModelError, match=f"{name.replace('_', '-')} must be a plain address.*OPENAI_API_KEY"):
+            Settings(**{name: url})
+
+
+def test_a_refusal_names_the_endpoint_without_secrets(endpoint) -> None:
+    import asyncio
+
+    from openai import AsyncOpenAI
+
+    server, _ = endpoint("401")
+    url = server.url.replace("http://", "http://user:hunter2@") + "/?api_key=hunter2"
+    client = AsyncOpenAI(api_key="none", base_url=url, max_retries=0)
+    request = {"model": "m", "messages": [{"role": "user", "content": 'Text: "text"'}]}
+    with pytest.raises(ModelError, match=r"the endpoint http://127\.0\.0\.1:\d+/v1\S* refused") as caught:
+        asyncio.run(ask(client, request, Retry(0, 0.1), Pace()))
+    assert "hunter2" not in str(caught.value)
 
 
 def test_estimate_counts_before_sending() -> None:

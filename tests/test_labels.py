@@ -14,6 +14,7 @@ from emotion_circuits.data.labels import LABEL_SETS, Label, LabelSet
 from emotion_circuits.errors import ArtefactError, DataError, EmotionCircuitsError, EmotionError
 from emotion_circuits.evaluation.judges.labels import check_judge, judge_for
 from emotion_circuits.pipeline import STAGES, Settings, comparison, load_run, run_pipeline, search
+from emotion_circuits.pipeline.run import elicited
 from emotion_circuits.planted import PlantedConfig, planted
 
 MINE = """name: mine
@@ -75,7 +76,7 @@ def test_languages_differ_and_keep_to_their_scripts() -> None:
 
 
 def test_what_cannot_be_asked() -> None:
-    with pytest.raises(DataError, match="no instructions in language 'xx'; there are en, zh"):
+    with pytest.raises(DataError, match="no instructions in language 'xx'; there are en, ar"):
         Wording.load("xx")
     with pytest.raises(EmotionError, match=r"no word for 'awe' in 'de'.*label set"):
         Wording.load("de").instruction("awe")
@@ -135,6 +136,8 @@ def test_parse(tmp_path: Path) -> None:
         ("labels:\n  a: {}\n  no: {}\n", "line 3, key 'labels.False': expected a text, got False; quote the key"),
         ("labels:\n  a/b: {}\n  c: {}\n", "line 2, key 'labels.a/b': expected a label of letters"),
         ("labels:\n  a: {}\n  neutral: {}\n", "line 3, key 'labels.neutral': expected a label of .* 'neutral'"),
+        ("labels:\n  a: {}\n  heads-a: {}\n", "line 3, key 'labels.heads-a': expected a label of .*'heads-"),
+        ("labels:\n  Awe: {}\n  awe: {}\n", "line 3, key 'labels.awe': expected a label that differs from 'Awe'"),
         ("labels:\n  a: {opposite: z}\n  b: {}\n", "line 2, key 'labels.a.opposite': expected another label"),
         (
             "labels:\n  a: {opposite: b}\n  b: {opposite: c}\n  c: {}\n",
@@ -151,6 +154,25 @@ def test_parse(tmp_path: Path) -> None:
 def test_a_wrong_file_is_refused_with_line_and_key(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         LabelSet.load(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("name", ["uninstructed", "Uninstructed", "heads-anger", "HEADS-anger", "neutral", "overall"])
+def test_a_label_is_no_name_that_runs_use_themselves(name: str) -> None:
+    assert elicited("anger") != elicited(None)
+    with pytest.raises(DataError, match=f"label '{name}' is not a label of .* other than 'neutral', 'uninst"):
+        Label(name)
+    with pytest.raises(DataError, match=f"label '{name}'"):
+        Settings(emotions=("anger", name))
+    with pytest.raises(DataError, match=f"label '{name}'"):
+        LabelSet.parse(f"anger,{name}")
+
+
+@pytest.mark.parametrize(("first", "second"), [("joy", "Joy"), ("caf\u00e9", "cafe\u0301"), ("straße", "STRASSE")])
+def test_two_labels_never_share_a_file(first: str, second: str) -> None:
+    for make in (LabelSet.of, lambda *names: Settings(emotions=names)):
+        with pytest.raises(DataError, match=r"case alone.*rename one|is not a label of"):
+            make("anger", first, second)
+    assert LabelSet.of("anger", "heads", "headstrong", first).names == ("anger", "heads", "headstrong", first)
 
 
 def test_no_such_file() -> None:

@@ -28,7 +28,8 @@ FAST = Device("fast", flops=1e12, bandwidth=1e11, memory=16e9, passing=1e15, exp
 @pytest.mark.parametrize(
     ("name", "billions"),
     [("Qwen/Qwen2.5-0.5B", 0.494), ("Qwen/Qwen2.5-7B-Instruct", 7.61), ("Qwen/Qwen2.5-72B-Instruct", 72.7),
-     ("meta-llama/Llama-3.1-8B-Instruct", 8.03), ("meta-llama/Llama-3.3-70B-Instruct", 70.6)],
+     ("meta-llama/Llama-3.1-8B-Instruct", 8.03), ("meta-llama/Meta-Llama-3-70B-Instruct", 70.6),
+     ("meta-llama/Meta-Llama-3-8B", 8.03), ("meta-llama/Llama-3.3-70B-Instruct", 70.6)],
 )  # fmt: skip
 def test_known_shapes_have_the_published_number_of_parameters(name: str, billions: float) -> None:
     assert shape_of(name).parameters / 1e9 == pytest.approx(billions, rel=0.005)
@@ -222,10 +223,44 @@ def test_what_cannot_be_planned_is_refused() -> None:
         ModelShape.from_config("moe", {"num_experts": 8})
     with pytest.raises(ModelError, match="lacks a size"):
         ModelShape.from_config("half", {"num_attention_heads": 8})
+    with pytest.raises(ModelError, match="a list as its text_config"):
+        ModelShape.from_config("list", {"text_config": [8]})
     with pytest.raises(ModelError, match=r"config\.json"):
         shape_of("nobody/no-such-model")
     with pytest.raises(DataError, match="at least 10"):
         data_of("3", 6)
+
+
+SIZES = {
+    "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4,
+    "intermediate_size": 16, "vocab_size": 50,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [0, -1, 10**400, 0.5, float("inf"), float("nan"), "8", True, [], {}])
+@pytest.mark.parametrize("field", SIZES)
+def test_sizes_that_are_none_are_refused(field: str, value: object) -> None:
+    assert ModelShape.from_config("small", SIZES).dims.d_head == 4
+    with pytest.raises(ModelError, match=f"as its {field}"):
+        ModelShape.from_config("bad", SIZES | {field: value})
+
+
+def test_sizes_that_a_configuration_leaves_open() -> None:
+    left = {name: size for name, size in SIZES.items() if name not in ("num_key_value_heads", "head_dim")}
+    for config in (left, {"text_config": left}, {"text_config": None, **left, "head_dim": None}):
+        dims = ModelShape.from_config("open", config).dims
+        assert (dims.n_key_value_heads, dims.d_head) == (2, 4)
+    with pytest.raises(ModelError, match="as its head_dim"):
+        ModelShape.from_config("narrow", left | {"num_attention_heads": 16})
+
+
+def test_a_configuration_from_the_hub_runs_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoConfig, Qwen2Config
+
+    asked: list[dict] = []
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda _, **how: asked.append(how) or Qwen2Config())
+    shape_of("somebody/some-model")
+    assert asked == [{"trust_remote_code": False}]
 
 
 def test_the_command_needs_no_model_and_no_network() -> None:

@@ -110,7 +110,7 @@ class OpenAIBackend:
         return Made(text.strip(), (*tokens, *ended))
 
     def __repr__(self) -> str:
-        return f"OpenAIBackend({self.model} at {self.base_url or 'OpenAI'})"
+        return f"OpenAIBackend({self.model} at {endpoint.shown(self.base_url) if self.base_url else 'OpenAI'})"
 
 
 def _check(config: GenerationConfig) -> None:

@@ -58,7 +58,9 @@ def discovery(
         output.print_frame(_shown(table, by), f"planted circuits, {grid.value} grid, {frame['model'].nunique()} models")
     if out is not None:
         written = _write(out, frame, table, by)
-        output.errors.print(f"written: {', '.join(str(path) for path in written)}", highlight=False, soft_wrap=True)
+        output.errors.print(
+            f"written: {', '.join(str(path) for path in written)}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def _shown(table: pd.DataFrame, by: str) -> pd.DataFrame:

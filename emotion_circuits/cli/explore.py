@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import webbrowser
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -27,10 +29,25 @@ def explore(
     def ready(address: str) -> None:
         output.console.print(f"explorer: {address}\nCtrl-C ends it", highlight=False, soft_wrap=True)
         if browser:
-            webbrowser.open(address)
+            webbrowser.open(_redirect(Path(private), address).as_uri())
 
     with output.progress_bars(quiet=True):
         opened = load_run(run, trust_remote_code=trust_remote_code)
         explorer = Explorer(opened.model, opened)
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt), TemporaryDirectory(prefix="emotion-circuits-") as private:
         serve(explorer, port, ready=ready)
+
+
+def _redirect(folder: Path, address: str) -> Path:
+    """A file that leads the browser to the address, for this user's eyes alone.
+
+    The address holds the token, and everybody on the machine can read the arguments that a browser is started with.
+    """
+    path, target = folder / "explorer.html", html.escape(address)
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_text(
+        f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={target}">'
+        f'<title>Explorer</title><a href="{target}">Open the explorer</a>\n',
+        encoding="utf-8",
+    )
+    return path

@@ -11,7 +11,7 @@ import typer
 Model = Annotated[str | None, typer.Option(help="'demo', a Hugging Face name, or a local folder. [default: demo]")]
 Data = Annotated[str | None, typer.Option(help="'demo', 'own', or a SEV JSONL file. [default: demo]")]
 Emotions = Annotated[str | None, typer.Option(help="Labels with commas, ekman, plutchik, circumplex, or a YAML file.")]
-Lang = Annotated[str | None, typer.Option(help="Instructions in: en, zh, es, de, fr, ar. [default: en]")]
+Lang = Annotated[str | None, typer.Option(help="Code of the instructions' language, e.g. zh. [default: en]")]
 JudgeName = Annotated[
     str | None, typer.Option("--judge", help="lexicon, classifier:NAME, llm:MODEL or self. [default: lexicon]")
 ]

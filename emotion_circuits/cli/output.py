@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from emotion_circuits.evaluation import Comparison
 
-console = Console()
-errors = Console(stderr=True)
+# No markup: results hold names of files, models and labels, in which brackets and colons are nothing but themselves.
+console = Console(markup=False, emoji=False)
+errors = Console(stderr=True, emoji=False)
 
 
 @contextmanager

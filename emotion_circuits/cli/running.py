@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from emotion_circuits.cli import output
 
 if TYPE_CHECKING:
@@ -33,4 +35,4 @@ def spare_threads(settings: Settings) -> None:
 def say(talk: bool, what: str, text: str) -> None:
     """One line about what is going on, unless nobody wants it."""
     if talk:
-        output.errors.print(f"[dim]{what}[/] {text}", highlight=False, soft_wrap=True)
+        output.errors.print(f"[dim]{what}[/] {escape(text)}", highlight=False, soft_wrap=True)

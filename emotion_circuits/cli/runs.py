@@ -26,6 +26,11 @@ def verify(
     calibration: Annotated[bool, typer.Option("--calibration", help="Calibrate again too, the longest part.")] = False,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
     trust_remote_code: o.TrustRemoteCode = False,
+    device: o.Device = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Rows in a batch. [default: as the run last had]")
+    ] = None,
+    judge_url: o.JudgeUrl = None,
     json: o.Json = False,
 ) -> None:
     """Check every file of a run, and compute a sample of every stage again. Exit code 1 if something differs."""
@@ -33,8 +38,9 @@ def verify(
 
     with output.progress_bars(json):
         result = check(
-            run, replies=replies, files=files, calibration=calibration, seed=seed, trust_remote_code=trust_remote_code
-        )
+            run, replies=replies, files=files, calibration=calibration, seed=seed,
+            trust_remote_code=trust_remote_code, device=device, batch_size=batch_size, judge_url=judge_url,
+        )  # fmt: skip
     output.print_frame(result.to_frame(), repr(result), as_json=json)
     raise typer.Exit(0 if result.ok else 1)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from emotion_circuits.checked import build
 from emotion_circuits.control.bisection import Regime
+from emotion_circuits.errors import ArtefactError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,13 +127,17 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, held: Mapping[str, Any]) -> Calibration:
-        """Read what `to_dict` gave."""
-        return cls(
-            {emotion: _point(point) for emotion, point in held["chosen"].items()},
-            tuple(_point(point) for point in held["points"]),
-            Bounds(**held["bounds"]),
-            held["n_generations"],
-        )
+        """Read what `to_dict` gave.
+
+        Raises:
+            ArtefactError: a part is missing, is something else, or does not belong to the others.
+        """
+        read = build(cls, "a calibration", held)
+        strange = {p.emotion for p in read.points} - set(read.chosen)
+        strange |= {emotion for emotion, point in read.chosen.items() if point.emotion != emotion}
+        if strange:
+            raise ArtefactError(f"a calibration has points of {min(strange)!r}, but chose none of it")
+        return read
 
     def __repr__(self) -> str:
         counts = f"{len(self.points)} points, {self.n_generations} generations"
@@ -145,7 +151,3 @@ def best_of_each(points: Sequence[Point]) -> list[Point]:
     for point in sorted(points, key=lambda point: point.rank):
         best.setdefault(point.candidate, point)
     return list(best.values())
-
-
-def _point(held: Mapping[str, Any]) -> Point:
-    return Point(**{f.name: held[f.name] for f in fields(Point) if f.name in held})

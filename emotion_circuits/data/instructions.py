@@ -22,10 +22,12 @@ from emotion_circuits.errors import DataError, EmotionError
 Style = str
 """Name of a style: ``named``, ``described``, ``none``, or another one of the language's file."""
 
-LANGUAGES: tuple[str, ...] = ("en", "zh", "es", "de", "fr", "ar")
-"""Codes of the languages that have a file."""
-
 _FOLDER = Path(__file__).with_suffix("")
+
+LANGUAGES: tuple[str, ...] = tuple(
+    sorted((path.stem for path in _FOLDER.glob("*.yaml")), key=lambda code: (code != "en", code))
+)
+"""Codes of the languages that have a file: English, then the others by their code."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ A label set is a YAML file; only the labels are needed, everything else about th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,11 @@ LABEL_SETS: tuple[str, ...] = ("ekman", "plutchik", "circumplex")
 """Names of the sets that ship with the package."""
 
 _NAME = re.compile(r"\w[\w '-]*")
-_ALLOWED = f"a label of letters, digits, spaces and hyphens other than {NEUTRAL!r}"
+_RESERVED = (NEUTRAL, "uninstructed", "overall")
+"""Labels that mean something else: a verdict, a file of a run, and a table's row of all emotions."""
+_ALLOWED = (
+    f"a label of letters, digits, spaces and hyphens other than {', '.join(map(repr, _RESERVED))} and 'heads-...'"
+)
 _KEYS = ("like", "opposite", "valence", "arousal", "colour", "words", "texts", "phrases")
 
 
@@ -69,7 +74,7 @@ class Label:
     phrases: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name) or self.name == NEUTRAL:
+        if not _allowed(self.name):
             raise DataError(f"label {self.name!r} is not {_ALLOWED}")
 
     @property
@@ -91,6 +96,13 @@ class LabelSet:
     labels: tuple[Label, ...]
     name: str = "labels"
     circular: bool = False
+
+    def __post_init__(self) -> None:
+        for first, second in _same_file(self.names):
+            raise DataError(
+                f"labels {first!r} and {second!r} differ in case alone, and files are named after labels: some systems "
+                "would take one file for the other; rename one"
+            )
 
     @classmethod
     def of(cls, *names: str) -> LabelSet:
@@ -193,6 +205,8 @@ def _labels(fields: Fields) -> tuple[Label, ...]:
     if not isinstance(given, Fields) or len(given) < 2:
         fields.wrong("labels", "at least two labels, as a list or as a mapping")
     labels = [_label(given, name) for name in given]
+    for first, second in _same_file(given):
+        given.wrong(second, f"a label that differs from {first!r} in more than case, as files are named after labels")
     opposites = {label.name: label.opposite for label in labels if label.opposite}
     for name, other in opposites.items():
         if other not in given or other == name:
@@ -203,7 +217,7 @@ def _labels(fields: Fields) -> tuple[Label, ...]:
 
 
 def _label(labels: Fields, name: str) -> Label:
-    if not _NAME.fullmatch(name) or name == NEUTRAL:
+    if not _allowed(name):
         labels.wrong(name, _ALLOWED)
     held = labels.child(name).only(*_KEYS)
     colour = held.optional_text("colour")
@@ -229,3 +243,23 @@ def _phrases(held: Fields) -> dict[str, float]:
         return {phrase: 2.0 if isinstance(phrase, str) else held.wrong("phrases", "texts") for phrase in given}
     weights = held.child("phrases")
     return {phrase: float(weights.number(phrase, 0, 10) or 0) for phrase in weights}
+
+
+def _allowed(name: str) -> bool:
+    """Files of a run are named after labels: none may be taken for another one's."""
+    plain = _file_name(name)
+    return bool(_NAME.fullmatch(name)) and plain not in _RESERVED and not plain.startswith("heads-")
+
+
+def _file_name(label: str) -> str:
+    """The same for labels whose files some system takes for one: without case, and with accents kept in one way."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", label).casefold())
+
+
+def _same_file(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of different labels that would share files."""
+    seen: dict[str, str] = {}
+    for name in names:
+        first = seen.setdefault(_file_name(name), name)
+        if first != name:
+            yield first, name

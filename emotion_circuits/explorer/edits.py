@@ -12,6 +12,7 @@ from emotion_circuits.interventions import Patch
 from emotion_circuits.model import HookedModel
 from emotion_circuits.nodes import NodeSet
 from emotion_circuits.pipeline import Run
+from emotion_circuits.pipeline.manifest import place
 
 
 class EditedCircuits:
@@ -87,6 +88,20 @@ class EditedCircuits:
         except OSError as error:
             raise ArtefactError(f"cannot make the folder {path.parent}: {error.strerror or error}") from error
         replace(now, provenance={**now.provenance, "edited": edits}).save(path)
+
+
+def saved_file(folder: Path, name: str) -> Path:
+    """Where a circuit is saved in a run folder: ``explorer/<name>.safetensors``.
+
+    Raises:
+        RunError: a link leads from there out of the folder, which may come from anybody.
+    """
+    try:
+        return place(folder, f"explorer/{name}.safetensors")
+    except RunError:
+        raise RunError(
+            f"{folder / 'explorer'} leads out of the run folder: nothing is saved there; remove the link"
+        ) from None
 
 
 def _modulations(run: Run) -> dict[str, CircuitModulation]:

@@ -20,7 +20,7 @@ from emotion_circuits.data.prompts import Prompt, check_emotions
 from emotion_circuits.data.sev import Item
 from emotion_circuits.errors import EmotionCircuitsError, PromptError
 from emotion_circuits.explorer.change import ReplyChange
-from emotion_circuits.explorer.edits import EditedCircuits
+from emotion_circuits.explorer.edits import EditedCircuits, saved_file
 from emotion_circuits.explorer.facts import Evidence, NodeFacts
 from emotion_circuits.generation import generate
 from emotion_circuits.model import HookedModel
@@ -221,8 +221,9 @@ class Explorer:
 
         Raises:
             ArtefactError: the file cannot be written.
+            RunError: without a ``path``, if a link in the run folder leads out of it.
         """
-        path = Path(path or self.run.folder.path / "explorer" / f"{self.emotion}.safetensors")
+        path = Path(path or saved_file(self.run.folder.path, self.emotion))
         self.circuits.save(self.emotion, path, self.strength)
         return path
 

@@ -18,9 +18,11 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emotion_circuits.errors import EmotionCircuitsError
+from emotion_circuits.explorer.edits import saved_file
 from emotion_circuits.nodes import NodeSet
 from emotion_circuits.plots.themes import DARK, LIGHT, style_of
 
@@ -112,14 +114,14 @@ def _choices(given: Mapping[str, Any]) -> Parts:
     return chosen
 
 
-def _file(explorer: Explorer, name: str):
-    """The file of a saved circuit: a name in the run's own folder, never a path."""
+def _file(explorer: Explorer, name: str) -> Path:
+    """The file of a saved circuit: a name in the run's own folder, never a path or a link that leads out of it."""
     if not _NAME.fullmatch(name):
         raise EmotionCircuitsError(
             f"{name!r} is no name for a circuit: use up to 64 letters, digits, spaces, dots, dashes and underscores, "
             "and no dot at the start"
         )
-    return explorer.run.folder.path / "explorer" / f"{name}.safetensors"
+    return saved_file(explorer.run.folder.path, name)
 
 
 def _view(explorer: Explorer) -> Parts:

@@ -3,6 +3,8 @@
 Results are compared stage by stage, for the emotions that both have: how many instructed replies were accepted, how
 well directions agree (cosine), which nodes both circuits have (Jaccard), what calibration chose, how many replies
 changed, and how accuracies differ, with a 95 % interval over scenarios, drawn whole.
+
+Only files that a run's manifest lists are read: others may be left from before something changed.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from emotion_circuits.errors import EmotionCircuitsError, RunError
 from emotion_circuits.evaluation import Comparison
 from emotion_circuits.intervals import clustered
+from emotion_circuits.pipeline.folder import RunFolder, damage_of
+from emotion_circuits.pipeline.manifest import place
 from emotion_circuits.pipeline.run import Run, load_run
 from emotion_circuits.pipeline.stages import comparison, decodings
 
@@ -69,22 +73,49 @@ class RunDiff:
 
 
 def diff(first: str | Path, second: str | Path) -> RunDiff:
-    """Compare two runs, as far as both have come.
+    """Compare two runs, as far as both have come. A damaged file is named, and what it holds is not compared.
 
     Raises:
         RunError: one of them is no run.
     """
-    one, other = load_run(first), load_run(second)
+    one, other = _opened(first), _opened(second)
     if one.folder.path.resolve() == other.folder.path.resolve():
         raise RunError(f"{first} and {second} are one folder; give two runs")
     found = list(_given(one, other))
     for part, compare in _STAGES.items():
-        if all(run.folder.manifest["stages"].get(part, {}).get("status") == "done" for run in (one, other)):
-            try:
-                found += compare(one, other)
-            except EmotionCircuitsError as error:
-                found.append(Difference(part, "cannot be compared", "", "?", str(error)))
+        try:
+            # What was compared before a file is missing stays.
+            for difference in compare(one, other):
+                found.append(difference)
+        except _NotMadeError:
+            continue  # one of the runs has not come so far
+        except EmotionCircuitsError as error:
+            found.append(Difference(part, "cannot be compared", "", "?", str(error)))
     return RunDiff(tuple(found))
+
+
+class _NotMadeError(RunError):
+    """The run has not made this file yet, or has to make it again."""
+
+
+class _Listed(RunFolder):
+    """A run folder of which only files that its manifest lists can be read, and only if they are as it says."""
+
+    def file(self, name: str) -> Path:
+        path, recorded = place(self.path, name), self.manifest["files"].get(name)
+        if recorded is None:
+            raise _NotMadeError(f"{path} is not in the run's manifest; run again with this folder, which makes it")
+        if name not in self._kept:
+            if damage := damage_of(path, recorded):
+                raise RunError(f"{path} is damaged ({damage}); run again with this folder, which makes it anew")
+            self._kept.add(name)
+        return path
+
+
+def _opened(path: str | Path) -> Run:
+    run = load_run(path)
+    run.folder = _Listed(run.folder.path, run.folder.manifest)
+    return run
 
 
 def _given(one: Run, other: Run) -> Iterator[Difference]:

@@ -225,6 +225,9 @@ def open_run(
                 "schema": SCHEMA, "settings": settings.identity(), "facts": facts, "versions": versions(),
                 "started": _now(), "stages": {}, "files": {},
             }  # fmt: skip
+        elif versions() not in (manifest["versions"], *manifest.get("later_versions", [])):
+            logger.warning("%s goes on with other versions than it was started with", path)
+            manifest.setdefault("later_versions", []).append(versions())
         _refuse_others(path, manifest, settings, facts)
         folder = kind(path, manifest, on_repair)
         if damage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from emotion_circuits.data.labels import LabelSet
@@ -12,14 +13,44 @@ from emotion_circuits.evaluation.judges.labels import judge_for
 from emotion_circuits.model import HookedModel
 from emotion_circuits.replies import Replies
 
-NAMES = "lexicon, classifier:NAME, llm:MODEL or self"
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a judge may be made of.
+
+    Attributes:
+        what: the part of its name after the colon; empty where there is none.
+        labels: what replies may express.
+        model: gives the model, for a judge that needs it.
+        base_url: of the endpoint.
+        cache: where an endpoint's answers are kept.
+    """
+
+    what: str
+    labels: LabelSet
+    model: Callable[[], HookedModel]
+    base_url: str | None = None
+    cache: Path | None = None
+
+
+JUDGES: dict[str, Callable[[Wanted], Judge]] = {
+    "lexicon": lambda wanted: judge_for(wanted.labels),
+    "classifier:NAME": lambda wanted: ClassifierJudge(wanted.what),
+    "llm:MODEL": lambda w: LLMJudge(w.what, w.base_url, labels=w.labels.names, cache=w.cache),
+    "self": lambda wanted: SelfJudge(wanted.model(), wanted.labels.names),
+}
+"""How each judge is made, by its name; a name with a colon asks for something of the user's after it."""
+
+
+def names() -> str:
+    """The names, for reading."""
+    *others, last = JUDGES
+    return f"{', '.join(others)} or {last}"
 
 
 def check_name(name: str) -> None:
     """Raise a `DataError` unless a judge can be meant; nothing is loaded."""
-    kind, colon, what = name.partition(":")
-    if name not in ("lexicon", "self") and not (kind in ("classifier", "llm") and colon and what):
-        raise DataError(f"no judge is called {name!r}; use {NAMES}")
+    _entry(name)
 
 
 def cost(judge: Judge, replies: Replies, question: str) -> str:
@@ -42,7 +73,8 @@ def judge_of(
 
     Args:
         name: ``lexicon`` (offline), ``classifier:NAME`` (a Hugging Face text classifier), ``llm:MODEL`` (any
-            OpenAI-compatible endpoint; the key is read from ``OPENAI_API_KEY``) or ``self`` (the model itself).
+            OpenAI-compatible endpoint; the key is read from ``OPENAI_API_KEY``) or ``self`` (the model itself): a key
+            of `JUDGES`.
         labels: what replies may express.
         model: gives the model, for a judge that needs it.
         base_url: of the endpoint.
@@ -51,12 +83,15 @@ def judge_of(
     Raises:
         DataError: no judge has this name.
     """
-    check_name(name)
-    kind, _, what = name.partition(":")
-    if name == "lexicon":
-        return judge_for(labels)
-    if name == "self":
-        return SelfJudge(model(), labels.names)
-    if kind == "classifier":
-        return ClassifierJudge(what)
-    return LLMJudge(what, base_url, labels=labels.names, cache=cache)
+    make, what = _entry(name)
+    return make(Wanted(what, labels, model, base_url, cache))
+
+
+def _entry(name: str) -> tuple[Callable[[Wanted], Judge], str]:
+    """How the judge of this name is made, and what stands after the colon."""
+    kind, colon, what = name.partition(":")
+    for known, make in JUDGES.items():
+        own, own_colon, _ = known.partition(":")
+        if (kind, colon, bool(what)) == (own, own_colon, bool(own_colon)):
+            return make, what
+    raise DataError(f"no judge is called {name!r}; use {names()}")

@@ -86,6 +86,9 @@ def _checked(folder: Path, path: Path) -> dict[str, Any]:
     for part in ("settings", "facts", "versions", "stages", "files"):
         if not isinstance(manifest.get(part), dict):
             raise ValueError(f"{part!r} is no JSON object")
+    for part in ("repairs", "later_versions"):
+        if not isinstance(manifest.get(part, []), list):
+            raise ValueError(f"{part!r} is no list")
     for stage in manifest["stages"].values():
         if not (isinstance(stage, dict) and isinstance(stage.get("status"), str) and _is_number(stage.get("seconds"))):
             raise ValueError(f"{stage!r} is no stage's entry")

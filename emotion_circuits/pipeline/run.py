@@ -171,7 +171,8 @@ class Run:
     def calibration_of(self, kind: str) -> Calibration:
         """Everything that was tried on the validation split for one kind of method, with its dose-response curves."""
         held = self.calibration()
-        return Calibration.from_dict({"chosen": held[kind], **held[f"{kind} search"]})
+        search = held.get(f"{kind} search")
+        return Calibration.from_dict({"chosen": held[kind], **(search if isinstance(search, dict) else {})})
 
     def modulations(self) -> dict[str, CircuitModulation]:
         """Each emotion's calibrated circuit, with the strength and the positions that were chosen for it."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from emotion_circuits.data.instructions import Wording
 from emotion_circuits.data.labels import LabelSet
+from emotion_circuits.endpoint import check_url
 from emotion_circuits.errors import DataError
 from emotion_circuits.model.loading import as_dtype
 from emotion_circuits.pipeline.presets import run_preset
@@ -91,6 +93,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise DataError(f"{name.replace('_', '-')} must be at least 1, got {value}")
+        if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise DataError(f"temperature must be a finite number of at least 0, got {self.temperature}")
+        self._check_texts()
         if self.dtype is not None:
             as_dtype(self.dtype)
         if self.backend not in BACKENDS:
@@ -100,6 +105,19 @@ class Settings:
             raise DataError(f"emotions are {', '.join(self.emotions)}, but the label set has {held}")
         for emotion in self.emotions:
             self.wording.instruction(emotion)
+
+    def _check_texts(self) -> None:
+        """Refuse texts that no manifest can hold, and addresses that may hold a secret."""
+        for name, value in asdict(self).items():
+            try:
+                json.dumps(value, ensure_ascii=False, default=str).encode()
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"{name.replace('_', '-')} holds characters that are not UTF-8: {value!r:.200}; rename the file or "
+                    "folder, or retype the text"
+                ) from error
+        for name in ("judge_url", "base_url"):
+            check_url(getattr(self, name), name.replace("_", "-"))
 
     @classmethod
     def of(cls, emotions: str | LabelSet | Sequence[str] = EKMAN, **given: Any) -> Settings:

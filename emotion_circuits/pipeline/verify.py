@@ -6,20 +6,26 @@
 3. What they made is compared with what was there. On the same versions the files must be the same to the last bit;
    on others, numbers may differ by rounding and few replies by a word, and the table says which comparison was used.
 
-Calibration is the dearest file of a run; it is made again only when ``calibration`` is asked for.
+It runs with as many threads and rows in a batch as the run last had, which its manifest knows. Calibration is the
+dearest file of a run; it is made again only when ``calibration`` is asked for. Files that the run has not made itself
+are not made here either.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emotion_circuits import records
+from emotion_circuits.errors import RunError
 from emotion_circuits.evaluation.judges import Judge
 from emotion_circuits.model import HookedModel
 from emotion_circuits.pipeline.difference import distance
@@ -38,6 +44,8 @@ TOLERANCE = 1e-4
 CHANGED = 0.1
 """Largest share of changed replies when versions differ: near a tie, rounding decides the next word."""
 
+_ANSWERS = "judge/answers.jsonl"
+"""What an endpoint has said; no file of the manifest's."""
 _DEAR = "calibration.json"
 _NEVER = ("report.html",)
 """Shows how long stages took."""
@@ -105,6 +113,9 @@ def verify(
     judge: Judge | None = None,
     model: HookedModel | None = None,
     trust_remote_code: bool = False,
+    device: str | None = None,
+    batch_size: int | None = None,
+    judge_url: str | None = None,
 ) -> Verification:
     """Check a run's files, and compute a sample of every stage again. The run itself is not touched.
 
@@ -117,9 +128,12 @@ def verify(
         judge: what the run was judged with; its usual judge by default.
         model: if it is loaded already.
         trust_remote_code: let the model's repository run code of its own.
+        device: where the model runs; picked by default.
+        batch_size: rows in a batch; as many as the run last had by default.
+        judge_url: endpoint of an LLM judge, asked what the run's kept answers do not say; what it says is not kept.
 
     Raises:
-        RunError: there is no run.
+        RunError: there is no run, or it cannot be copied.
     """
     folder, manifest = Path(folder), read_manifest(folder)
     hashes: dict[str, str] = manifest["files"]
@@ -127,15 +141,21 @@ def verify(
     found = [Sample(_stage(n), n, hashes[n][:12], damage, "damaged") for n, damage in damaged.items() if damage]
     whole = [folder / name for name, damage in damaged.items() if damage is None and name not in _NEVER]
     chosen = _choose(whole, random.Random(seed), replies, files, calibration)
-    exact = manifest["versions"] == versions()
-    run = load_run(folder, model, trust_remote_code=trust_remote_code)
-    with tempfile.TemporaryDirectory(prefix="verify-") as temporary:
-        copy = _Copy(folder, Path(temporary) / "run")
+    exact = manifest["versions"] == versions() and not manifest.get("later_versions")
+    run = load_run(folder, trust_remote_code=trust_remote_code)
+    rows, threads = (_positive(manifest.get("ran_with"), name) for name in ("batch_size", "threads"))
+    rows = rows if batch_size is None else batch_size
+    settings = replace(run.settings, batch_size=rows, device=device, judge_url=judge_url)
+    # Also stages of which nothing was chosen: what is damaged in them is made again, since later ones read it.
+    stages = {_stage(name) for name in hashes}
+    with tempfile.TemporaryDirectory(prefix="verify-") as temporary, _threads(threads):
+        copy = _Copy(folder, Path(temporary) / "run", manifest, damaged)
         for path, lines in chosen.items():
             _throw_away(copy.path / path.relative_to(folder), lines)
-        again = Run(run.settings, copy, (run.train, run.validation, run.test), judge or run.judge, run.model)
+        # The judge is the copy's, so that an endpoint's new answers are kept there and not in the run.
+        again = Run(settings, copy, (run.train, run.validation, run.test), judge, model)
         for name, stage in STAGES.items():
-            if manifest["stages"].get(name, {}).get("status") == "done" and name != "report":
+            if name in stages and name != "report":
                 stage(again)
         for path, lines in chosen.items():
             name = path.relative_to(folder).as_posix()
@@ -148,24 +168,62 @@ def verify(
 class _Copy(RunFolder):
     """A copy of a run. What is made again is put aside, so that every sample is made from what the run itself had.
 
+    Only files that the manifest lists are copied, and the judge's kept answers: what else lies there is not the run's.
+
+    Args:
+        original: the run folder.
+        path: of the copy.
+        manifest: the run's.
+        damaged: what is wrong with every file that the manifest lists; None where nothing is.
+
     Attributes:
         made: where each file that was made again lies.
     """
 
-    def __init__(self, original: Path, path: Path) -> None:
-        shutil.copytree(original, path, ignore=shutil.ignore_patterns(".lock", "*.journal", "report.html"))
-        super().__init__(path, read_manifest(path))
-        self._original = original
+    def __init__(self, original: Path, path: Path, manifest: dict[str, Any], damaged: Mapping[str, str | None]) -> None:
+        super().__init__(path, deepcopy(manifest))
+        self._original, self._names = original, frozenset(damaged)
         self.made: dict[str, Path] = {}
+        for name, damage in damaged.items():
+            try:
+                if name not in _NEVER:
+                    self._take(name)
+            except RunError:
+                if damage is None:
+                    raise
+                # Otherwise the table says that it is damaged, and it counts as missing.
+        if os.path.lexists(place(original, _ANSWERS)):
+            self._take(_ANSWERS)
+
+    def _take(self, name: str) -> None:
+        """Copy one file of the run."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _copy_file(place(self._original, name), target)
+
+    def unit(self, name: str, make: Callable[[Path], Any]) -> Path:
+        """As in a run; but what the run has not made (yet) is not made here either."""
+        return super().unit(name, make) if name in self._names else self.path / name
 
     def remade(self, name: str, before: str | None) -> None:
         """Put a file aside, and the run's own in its place if that is whole."""
         original, path = self._original / name, self.path / name
         self.made[name] = path.with_name(f"{path.name}.again")
-        shutil.copy2(path, self.made[name])
+        _copy_file(path, self.made[name])
         if before is not None and damage_of(original, before) is None:
-            shutil.copy2(original, path)
+            _copy_file(original, path)
             self.manifest["files"][name] = before
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    """Copy a file's content, but not who may write it."""
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise RunError(
+            f"cannot copy {source} to {target}: {error.strerror or error}; make it readable, or set TMPDIR to a "
+            "folder with more room"
+        ) from error
 
 
 def _choose(
@@ -211,3 +269,22 @@ def _holds_replies(path: Path) -> bool:
 
 def _stage(name: str) -> str:
     return name.split("/", 1)[0]
+
+
+def _positive(held: object, name: str) -> int | None:
+    """A number that a manifest may hold, which may come from anybody."""
+    value = held.get(name) if isinstance(held, Mapping) else None
+    return value if isinstance(value, int) and 0 < value < 2**16 else None
+
+
+@contextmanager
+def _threads(n: int | None) -> Iterator[None]:
+    """As many threads as the run had, whose number decides the order of sums."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(n or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

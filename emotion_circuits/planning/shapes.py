@@ -12,6 +12,9 @@ from typing import Any
 from emotion_circuits.errors import ModelError
 from emotion_circuits.types import ModelDims
 
+LARGEST = 10**9
+"""No size of a model comes near it, and products of such sizes are still numbers that can be computed with."""
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -56,19 +59,22 @@ class ModelShape:
         """From the entries of a ``config.json``.
 
         Raises:
-            ModelError: sizes are missing, or the MLPs are mixtures of experts.
+            ModelError: sizes are missing or none, or the MLPs are mixtures of experts.
         """
-        text = config.get("text_config") or config
+        text = config if config.get("text_config") is None else config["text_config"]
+        if not isinstance(text, Mapping):
+            raise ModelError(
+                f"the configuration of {name} has a {type(text).__name__} as its text_config instead of the "
+                "text model's sizes; is it a model's config.json?"
+            )
         if any(text.get(field) for field in ("num_experts", "num_local_experts", "n_routed_experts")):
             raise ModelError(f"{name} has mixtures of experts, for which there is no cost model; plan a dense model")
-        try:
-            heads = int(text["num_attention_heads"])
-            d_model, layers = int(text["hidden_size"]), int(text["num_hidden_layers"])
-            d_mlp, vocabulary = int(text["intermediate_size"]), int(text["vocab_size"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"the configuration of {name} lacks a size that the cost depends on ({error})") from error
-        kv, d_head = text.get("num_key_value_heads") or heads, text.get("head_dim") or d_model // heads
-        dims = ModelDims(layers, heads, int(kv), d_model, int(d_head), d_mlp, vocabulary)
+        heads, d_model = _size(name, text, "num_attention_heads"), _size(name, text, "hidden_size")
+        dims = ModelDims(
+            _size(name, text, "num_hidden_layers"), heads, _size(name, text, "num_key_value_heads", heads), d_model,
+            _size(name, text, "head_dim", d_model // heads), _size(name, text, "intermediate_size"),
+            _size(name, text, "vocab_size"),
+        )  # fmt: skip
         gated = text.get("model_type") not in ("gpt_neox", "opt", "phi", "starcoder2")
         return cls(name, dims, bool(text.get("tie_word_embeddings", False)), gated)
 
@@ -100,6 +106,20 @@ def _known() -> dict[str, ModelShape]:
     return {name: ModelShape(name, ModelDims(*sizes), tied) for name, (*sizes, tied) in table.items()}
 
 
+def _size(name: str, text: Mapping[str, Any], field: str, default: int | None = None) -> int:
+    """One of the sizes; ``default`` stands in where the configuration leaves it open."""
+    size = text.get(field)
+    size = default if size is None else size
+    if size is None:
+        raise ModelError(f"the configuration of {name} lacks a size that the cost depends on ({field!r})")
+    if type(size) is not int or not 0 < size <= LARGEST:
+        raise ModelError(
+            f"the configuration of {name} has {str(size)[:40]!r} as its {field}, which is no size: expected a whole "
+            f"number from 1 to {LARGEST:,}"
+        )
+    return size
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
@@ -114,7 +134,8 @@ def _from_hub(name: str, known: list[str]) -> dict[str, Any]:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(name).to_dict()
+        # Without the argument transformers asks at a terminal whether the repository's code may run.
+        return AutoConfig.from_pretrained(name, trust_remote_code=False).to_dict()
     except Exception as error:  # transformers and huggingface_hub each raise their own
         raise ModelError(
             f"no configuration of {name!r} is at hand, and the hub gives none; give a folder or a config.json, or one "

@@ -192,9 +192,11 @@ class LLMJudge:
         found = answer if isinstance(answer, NoAnswer) else _parse(answer)
         if not isinstance(found, dict):
             return _unscored(answer)
-        label = str(found.get("label", "")).strip().lower()
-        if label not in (*self.labels, NEUTRAL):
-            return Score(None, f"the answer's label {label!r} is none of {', '.join(self.labels)}, neutral")
+        said = str(found.get("label", "")).strip()
+        known = {label.lower(): label for label in (*self.labels, NEUTRAL)}
+        if said.lower() not in known:
+            return Score(None, f"the answer's label {said!r} is none of {', '.join(self.labels)}, neutral")
+        label = known[said.lower()]
         return Score(label, str(found.get("reason", "")), {label: 1.0})
 
     def _read_match(self, answer: str | NoAnswer, emotion: str) -> Score:
