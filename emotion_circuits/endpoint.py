@@ -295,17 +295,8 @@ class AnswerCache:
         self.answers[key] = answer
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = records.encode({"key": key, "answer": answer}) + "\n"
-        with self.path.open("ab") as file:
-            if file.tell() and not self._ends_whole():
-                line = "\n" + line
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _ends_whole(self) -> bool:
-        assert self.path is not None
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read() == b"\n"
+        file = records.Appender(self.path)
+        try:
+            file.add({"key": key, "answer": answer})
+        finally:
+            file.close()

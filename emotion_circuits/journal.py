@@ -104,5 +104,8 @@ def _whole(path: Path) -> Made:
 def _good(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
         for _, record in records.scan(path, checked=True):
-            if not isinstance(record, ValueError) and all(isinstance(i, int) for i in record.get("tokens", ())):
-                yield record
+            if isinstance(record, ValueError):
+                continue
+            match record:
+                case {"tokens": [*tokens]} if all(isinstance(i, int) for i in tokens):
+                    yield record

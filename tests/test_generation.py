@@ -12,6 +12,7 @@ import torch
 from helpers import hooks_left, ids_of, instructed, prompts
 
 import emotion_circuits as ec
+from emotion_circuits import records
 from emotion_circuits.errors import DataError, EmotionError, PatchError, PromptError
 from emotion_circuits.generation import end_tokens
 from emotion_circuits.journal import open_journal
@@ -403,6 +404,14 @@ def test_a_journal_gives_back_only_what_was_made_alike(qwen, tmp_path) -> None:
     assert made(qwen, again) == (texts, 3)
     for i, (model, patch) in enumerate([(qwen, weak), (qwen, None), (tiny.model("qwen2", seed=1), strong)], start=2):
         assert made(model, patch) == (ec.generate(model, asked, patch, config).texts, 3 * i)
+
+
+@pytest.mark.parametrize("tokens", [5, None, ["x"], {"a": 1}])
+def test_a_journals_record_without_tokens_is_no_record(tokens, tmp_path) -> None:
+    path = tmp_path / "journal"
+    records.write(path, [{"call": 0, "key": "k", "index": 0, "text": "a", "tokens": tokens}])
+    with open_journal(path) as journal:
+        assert not journal.call([]).made
 
 
 def test_equal_content_has_equal_hashes() -> None:

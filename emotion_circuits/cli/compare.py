@@ -105,7 +105,7 @@ def compare(
     elif talk:
         n = compared.trade_off.points[0].n // len(opened.emotions)
         title = f"{settings.model}: {n} test items x {len(opened.emotions)} emotions, greedy, judge: {asked.name}"
-        output.console.print(f"written: {folder}", markup=False, highlight=False, soft_wrap=True)
+        output.console.print(f"written: {folder}", highlight=False, soft_wrap=True)
         output.print_comparison(compared.comparison, title)
         output.print_costs(compared.comparison, reference)
 

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 from emotion_circuits.errors import EmotionCircuitsError, RunError
 from emotion_circuits.evaluation import Comparison
 from emotion_circuits.intervals import clustered
-from emotion_circuits.pipeline.folder import RunFolder, damage_of
-from emotion_circuits.pipeline.manifest import place
+from emotion_circuits.pipeline.folder import RunFolder
 from emotion_circuits.pipeline.run import Run, load_run
 from emotion_circuits.pipeline.stages import comparison, decodings
 
@@ -102,14 +101,11 @@ class _Listed(RunFolder):
     """A run folder of which only files that its manifest lists can be read, and only if they are as it says."""
 
     def file(self, name: str) -> Path:
-        path, recorded = place(self.path, name), self.manifest["files"].get(name)
-        if recorded is None:
-            raise _NotMadeError(f"{path} is not in the run's manifest; run again with this folder, which makes it")
-        if name not in self._kept:
-            if damage := damage_of(path, recorded):
-                raise RunError(f"{path} is damaged ({damage}); run again with this folder, which makes it anew")
-            self._kept.add(name)
-        return path
+        if name not in self.manifest["files"]:
+            raise _NotMadeError(
+                f"{self.path / name} is not in the run's manifest; run again with this folder, which makes it"
+            )
+        return super().file(name)
 
 
 def _opened(path: str | Path) -> Run:

@@ -88,7 +88,7 @@ class RunFolder:
         """
         path, recorded = place(self.path, name), self.manifest["files"].get(name)
         if name not in self._kept and recorded is not None:
-            if path.is_file() and (damage := damage_of(path, recorded)):
+            if damage := damage_of(path, recorded):
                 raise RunError(f"{path} is damaged ({damage}); run again with this folder, which makes it anew")
             self._kept.add(name)
         return path
