@@ -167,7 +167,7 @@ async def ask(
     """
     import openai
 
-    problem = ""
+    problems: list[str] = []
     for tries in range(retry.times + 1):
         await pace.turn()
         asked = None
@@ -191,11 +191,12 @@ async def ask(
             problem = "the connection failed or broke off"
         except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
             problem = f"unreadable response ({type(error).__name__})"
+        problems.append(problem)
         if tries < retry.times:
             wait = retry.wait(tries, asked)
             logger.info("%s, asking again in %.1f s", problem, wait)
             await asyncio.sleep(wait)
-    return NoAnswer(f"no answer after {retry.times + 1} tries: {problem}")
+    return NoAnswer(f"no answer after {retry.times + 1} tries: {', then '.join(dict.fromkeys(problems))}")
 
 
 def _message(error: Any, key: str) -> str:

@@ -27,6 +27,7 @@ from emotion_circuits.errors import EmotionCircuitsError, EmotionError, NodeErro
 from emotion_circuits.explorer import messages
 from emotion_circuits.explorer.writes import NodeWrites, direct_logits, removal
 from emotion_circuits.nodes import Node
+from emotion_circuits.pipeline.manifest import write_manifest
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 NODES = [Node(1, "neuron", 7), Node(2, "neuron", 0), Node(0, "head", 1), Node(2, "head", 3)]
@@ -208,18 +209,19 @@ def test_what_is_wrong_is_refused_and_changes_nothing(explorer: ec.Explorer) -> 
     assert explorer.choice == before
 
 
-def test_a_run_without_circuits_says_how_to_make_them(folder: Path, opened, tmp_path: Path) -> None:
-    for name in ("manifest.json",):
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
+def test_a_run_without_circuits_says_how_to_make_them(opened, tmp_path: Path) -> None:
+    manifest = opened.folder.manifest
+    write_manifest(tmp_path, manifest | {"files": {}})
     with pytest.raises(RunError, match="emotion-circuits circuit --out"):
+        ec.Explorer(opened.model, tmp_path)
+    write_manifest(tmp_path, manifest)  # lists circuits that are not there
+    with pytest.raises(RunError, match=r"damaged \(it is missing\); run again with this folder"):
         ec.Explorer(opened.model, tmp_path)
     with pytest.raises(RunError, match="no run folder"):
         ec.load_run(tmp_path / "nothing")
 
 
 def test_a_run_folder_cannot_ask_for_remote_code(folder: Path, tmp_path: Path) -> None:
-    from emotion_circuits.pipeline.manifest import write_manifest
-
     manifest = ec.load_run(folder).folder.manifest
     write_manifest(tmp_path, manifest | {"settings": manifest["settings"] | {"trust_remote_code": True}})
     assert not ec.load_run(tmp_path).settings.trust_remote_code

@@ -84,4 +84,6 @@ def test_a_model_that_cannot_judge_leaves_all_unscored(answering, tmp_path: Path
 
 def test_a_server_that_fails_leaves_unscored(answering) -> None:
     score = LLMJudge("/no/such/model", answering[1], max_retries=1, backoff=0.01)(["I am furious."])[0]
-    assert (score.label, score.reason) == (None, "no answer after 2 tries: status 500")
+    assert score.label is None
+    # The server closes the connection after such an answer, and the second try may meet it half closed.
+    assert score.reason.startswith("no answer after 2 tries: status 500"), score.reason

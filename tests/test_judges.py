@@ -404,6 +404,12 @@ def test_llm_judge_gives_up_as_unscored(endpoint, trouble: str) -> None:
     assert judge.match(["I am furious"], ["anger"])[0].label == "anger"  # a failure is not remembered
 
 
+def test_every_kind_of_trouble_is_named_once(endpoint) -> None:
+    _, judge = endpoint("500", "broken json", "500", max_retries=2)
+    reason = judge(["I am furious"])[0].reason
+    assert reason == "no answer after 3 tries: status 500, then unreadable response (JSONDecodeError)"
+
+
 def test_a_server_with_every_trouble_loses_nothing(endpoint) -> None:
     _, judge = endpoint(*["timeout", "429", "500", "broken json", "half", "503"] * 2, timeout=0.5, max_retries=9)
     texts = [f"I am furious, number {i}" if i % 3 else f"The cup is blue, number {i}" for i in range(18)]
