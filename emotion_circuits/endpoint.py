@@ -1,7 +1,7 @@
 """Asking an OpenAI-compatible endpoint without losing patience, money or answers.
 
 1. `open_client` makes the client; the key comes from the environment and appears in no message. An address that may
-   hold a secret itself is refused (`check_url`), since addresses end up in messages and logs.
+   hold a secret itself is refused as soon as it is given (`check_url`), since addresses end up in messages and logs.
 2. `Pace` spaces requests out, and makes all of them wait when the server says so.
 3. `ask` sends one request and tries again where that can help (`Retry`); what cannot be had becomes `NoAnswer`.
 4. `ask_side_by_side` sends many, so many at once; `run` does it from ordinary code, also in a notebook.
@@ -23,7 +23,6 @@ from collections.abc import Callable, Coroutine, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 from emotion_circuits import records
 from emotion_circuits.errors import ModelError
@@ -132,12 +131,6 @@ def check_url(url: str | None, what: str = "base_url", api_key_env: str = "OPENA
         )
 
 
-def shown(url: object) -> str:
-    """An address for messages: without name, password and query, which may be secret."""
-    parts = urlsplit(str(url))
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
 def content(response: Any) -> str | NoAnswer:
     """Returns the text of a response; an empty or cut-off one is no answer."""
     choice = response.choices[0]
@@ -175,7 +168,7 @@ async def ask(
             return read(await client.chat.completions.create(**request))
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise ModelError(
-                f"the endpoint {shown(client.base_url)} refused model {request['model']!r} with status "
+                f"the endpoint {client.base_url} refused model {request['model']!r} with status "
                 f"{error.status_code}: check base_url, the model's name, and the key in the environment variable"
             ) from None
         except openai.APIStatusError as error:

@@ -17,7 +17,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from emotion_circuits.endpoint import AnswerCache, Pace, Retry, ask
+from emotion_circuits.backends import OpenAIBackend
+from emotion_circuits.endpoint import AnswerCache
 from emotion_circuits.errors import DataError, EmotionError, ModelError
 from emotion_circuits.evaluation.judges import (
     ClassifierJudge,
@@ -432,7 +433,7 @@ def test_an_undecided_match_is_not_a_no(endpoint) -> None:
 
 def test_a_refused_key_stops_the_run_and_stays_secret(endpoint) -> None:
     _, judge = endpoint("401", "401")
-    with pytest.raises(ModelError, match=r"status 401.*check base_url") as caught:
+    with pytest.raises(ModelError, match=r"http://127\.0\.0\.1:\d+/v1\S* refused.*401.*check base_url") as caught:
         judge(["I am furious", "The cup is blue"])
     assert "sk-secret" not in str(caught.value) + repr(vars(judge))
 
@@ -482,29 +483,16 @@ def test_a_cache_without_checksums_is_asked_for_again(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_an_address_with_a_secret_is_refused_and_not_repeated(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_TEST_KEY", "sk-secret")
-    with pytest.raises(ModelError, match=r"base_url must be a plain address.*JUDGE_TEST_KEY") as caught:
-        LLMJudge("m", base_url=url, api_key_env="JUDGE_TEST_KEY", max_retries=0)(["text"])
-    assert not re.search("hun|ter2", str(caught.value))
+    for made in (LLMJudge, OpenAIBackend):
+        with pytest.raises(ModelError, match=r"base_url must be a plain address.*JUDGE_TEST_KEY") as caught:
+            made("m", base_url=url, api_key_env="JUDGE_TEST_KEY")
+        assert not re.search("hun|ter2", str(caught.value))
     monkeypatch.setenv("OPENAI_BASE_URL", url)  # the openai client reads it where none is given
     with pytest.raises(ModelError, match="OPENAI_BASE_URL must be a plain address"):
         LLMJudge("m", api_key_env="JUDGE_TEST_KEY", max_retries=0)(["text"])
     for name in ("judge_url", "base_url"):
         with pytest.raises(ModelError, match=f"{name.replace('_', '-')} must be a plain address.*OPENAI_API_KEY"):
             Settings(**{name: url})
-
-
-def test_a_refusal_names_the_endpoint_without_secrets(endpoint) -> None:
-    import asyncio
-
-    from openai import AsyncOpenAI
-
-    server, _ = endpoint("401")
-    url = server.url.replace("http://", "http://user:hunter2@") + "/?api_key=hunter2"
-    client = AsyncOpenAI(api_key="none", base_url=url, max_retries=0)
-    request = {"model": "m", "messages": [{"role": "user", "content": 'Text: "text"'}]}
-    with pytest.raises(ModelError, match=r"the endpoint http://127\.0\.0\.1:\d+/v1\S* refused") as caught:
-        asyncio.run(ask(client, request, Retry(0, 0.1), Pace()))
-    assert "hunter2" not in str(caught.value)
 
 
 def test_estimate_counts_before_sending() -> None:

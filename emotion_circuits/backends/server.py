@@ -38,6 +38,9 @@ class OpenAIBackend:
         backoff: seconds before the first retry; doubles each time, with jitter.
         timeout: seconds for one request.
         request: more arguments of each request; None removes one, e.g. ``{"seed": None}``.
+
+    Raises:
+        ModelError: the address may hold a secret.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class OpenAIBackend:
         timeout: float = 600.0,
         request: Mapping[str, Any] | None = None,
     ) -> None:
+        endpoint.check_url(base_url, api_key_env=api_key_env)
         self.model, self.base_url, self.tokenizer = model, base_url, tokenizer
         self.api_key_env, self.requests_per_minute, self.timeout = api_key_env, requests_per_minute, timeout
         self.retry, self.request, self.name = Retry(max_retries, backoff), dict(request or {}), f"openai:{model}"
@@ -110,7 +114,7 @@ class OpenAIBackend:
         return Made(text.strip(), (*tokens, *ended))
 
     def __repr__(self) -> str:
-        return f"OpenAIBackend({self.model} at {endpoint.shown(self.base_url) if self.base_url else 'OpenAI'})"
+        return f"OpenAIBackend({self.model} at {self.base_url or 'OpenAI'})"
 
 
 def _check(config: GenerationConfig) -> None:

@@ -67,6 +67,9 @@ class LLMJudge:
         cache: A JSONL file that keeps the answers.
         json_mode: Ask for ``response_format`` JSON; turn off for endpoints that reject it.
         request: More arguments of the request; None removes one, e.g. ``{"temperature": None}``.
+
+    Raises:
+        ModelError: If the address may hold a secret.
     """
 
     alone = True  # one process keeps the answers, and the pace that was asked for
@@ -88,6 +91,7 @@ class LLMJudge:
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency is {concurrency}, expected at least 1")
+        endpoint.check_url(base_url, api_key_env=api_key_env)
         self.model, self.base_url, self.api_key_env = model, base_url, api_key_env
         self.labels, self.name = tuple(labels), f"llm:{model}"
         self.concurrency, self.requests_per_minute = concurrency, requests_per_minute
