@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+import emotion_circuits as ec
+
 ROOT = Path(__file__).resolve().parents[1]
+FIRST = [ROOT / "README.md", ROOT / "docs" / "index.md"]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 
@@ -34,6 +37,9 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pyte
     scope: dict[str, object] = {"__name__": "__page__"}
     for number, block in enumerate(blocks(page, "python")):
         exec(compile(block, f"{page.name}, block {number}", "exec"), scope)
+    if page in FIRST:
+        scored = ec.evaluate(scope["replies"], ec.LexiconJudge())
+        assert scored.accuracy()["accuracy"].iloc[-1] >= 0.9, "the circuit that newcomers see does not control replies"
 
 
 @pytest.mark.parametrize("page", named(PAGES))

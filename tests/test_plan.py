@@ -268,11 +268,14 @@ def test_the_command_needs_no_model_and_no_network() -> None:
 
     from emotion_circuits.cli.app import app
 
-    command = ["plan", "--model", "Qwen/Qwen2.5-72B-Instruct", "--data", "1e6", "--devices", "8"]
+    command = ["plan", "--model", "Qwen/Qwen2.5-72B-Instruct", "--data", "1e6"]
     shown = CliRunner().invoke(app, command)
     assert shown.exit_code == 0, shown.output
-    for word in ("1,000,000 items", "influence", "72.7 B parameters", "assumed shares", "about"):
+    for word in ("1,000,000 items", "influence", "72.7 B parameters", "3 x H100", "assumed shares", "about"):
         assert word in shown.output, shown.output
+    with pytest.raises(DeviceError, match="--devices 3 or more"):
+        CliRunner().invoke(app, [*command, "--devices", "2"], catch_exceptions=False)
+    assert "8 x H100" in CliRunner().invoke(app, [*command, "--devices", "8"]).output
     rows = json.loads(CliRunner().invoke(app, [*command, "--json"]).output)
     assert [row["stage"] for row in rows][-1] == "all"
     assert rows[-1]["flops"] == pytest.approx(sum(row["flops"] for row in rows[:-1]))

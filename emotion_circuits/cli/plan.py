@@ -12,7 +12,9 @@ from emotion_circuits.cli import output
 Model = Annotated[str, typer.Option(help="'demo', a Hugging Face name, a local folder or a config.json.")]
 Data = Annotated[str, typer.Option(help="How many items (1e6), 'demo', 'own', or a SEV JSONL file.")]
 DeviceName = Annotated[str, typer.Option(help="H100, H200, A100, L4 ... ; cpu is measured.")]
-Devices = Annotated[int, typer.Option(min=1, help="How many of them.")]
+Devices = Annotated[
+    int | None, typer.Option(min=1, help="How many of them. [default: the fewest that hold a copy of the model]")
+]
 Count = Annotated[int, typer.Option(min=2, help="How many labels.")]
 PromptTokens = Annotated[int | None, typer.Option(min=1, help="Tokens of a prompt. [default: as in the data]")]
 ReplyTokens = Annotated[int, typer.Option(min=1, help="Tokens of a reply.")]
@@ -22,7 +24,7 @@ def plan(
     model: Model = "demo",
     data: Data = "demo",
     device: DeviceName = "H100",
-    devices: Devices = 1,
+    devices: Devices = None,
     emotions: Count = 6,
     dtype: o.Dtype = None,
     batch_size: o.BatchSize = None,

@@ -95,7 +95,7 @@ def plan(
     scale: Scale,
     lengths: Lengths,
     device: Device,
-    n_devices: int = 1,
+    n_devices: int | None = None,
     *,
     itemsize: int = 2,
     batch_size: int | None = None,
@@ -107,17 +107,18 @@ def plan(
         scale: how much data.
         lengths: tokens of prompts and replies.
         device: one device.
-        n_devices: how many there are.
+        n_devices: how many there are; by default the fewest that hold a copy of the model.
         itemsize: bytes of a weight: 2 in bfloat16.
         batch_size: rows in a batch; by default what fits, but few enough for every process to get one.
 
     Raises:
-        DeviceError: one copy of the model needs more devices than there are.
+        DeviceError: one copy of the model needs more devices than ``n_devices``.
     """
     weights = itemsize * shape.parameters
     per_copy = max(1, ceil(weights / (_USABLE * device.memory)))
     while (rows := _rows(shape, lengths, itemsize, per_copy * _USABLE * device.memory - weights)) < 1:
         per_copy += 1
+    n_devices = per_copy if n_devices is None else n_devices
     if per_copy > n_devices:
         raise DeviceError(
             f"one copy of {shape.name} takes {per_copy} x {device.name}, and there are {n_devices}; give --devices "
