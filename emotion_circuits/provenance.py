@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +14,10 @@ from torch import Tensor
 
 from emotion_circuits.data.prompts import Prompt
 
-_PACKAGES = ("emotion-circuits", "torch", "transformers", "transformer-lens")
+_PACKAGES = (
+    "emotion-circuits", "torch", "transformers", "transformer-lens", "tokenizers", "safetensors", "numpy", "pandas",
+    "pyarrow",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -25,6 +29,14 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def processor() -> str:
+    """What computes here, as far as rounding depends on it: the CPU's kind and instructions, and the GPU's name."""
+    names = [platform.machine(), torch.backends.cpu.get_cpu_capability()]
+    if torch.cuda.is_available():
+        names.append(torch.cuda.get_device_name())
+    return ", ".join(names)
 
 
 def prompts_hash(prompts: Sequence[Prompt]) -> str:

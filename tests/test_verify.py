@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,8 +18,9 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from emotion_circuits.cli.app import app
+from emotion_circuits.data.sev import SEV, load_sev
 from emotion_circuits.endpoint import AnswerCache
-from emotion_circuits.errors import RunError
+from emotion_circuits.errors import DataError, RunError
 from emotion_circuits.evaluation.judges import LexiconJudge, Score
 from emotion_circuits.model import HookedModel
 from emotion_circuits.pipeline import STAGES, Settings, judging, read_manifest, run_pipeline, search
@@ -100,6 +102,56 @@ def test_a_run_is_verified_with_its_own_threads_and_batches(elicited: Path, tmp_
         # An older run does not say, and a forged one may say anything.
         for ran_with in (None, {}, {"threads": "all", "batch_size": -1}, {"threads": 10**9, "batch_size": 1.5}):
             assert verified(ran_with) == {(before, None)}
+
+
+@pytest.mark.parametrize("other", ["versions", "processor", "batch size", "nothing"])
+def test_bits_are_asked_for_only_where_they_can_be_the_same(
+    other: str, elicited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(elicited, tmp_path / "run"))
+    manifest = read_manifest(out)
+    if other == "versions":
+        manifest["versions"]["pandas"] = "0.0"
+    elif other == "processor":
+        manifest["ran_with"]["processor"] = "a machine of cogwheels"
+    write_manifest(out, manifest)
+    found = verify(out, batch_size=3 if other == "batch size" else None)
+    assert found.ok
+    assert found.exact == (other == "nothing")
+
+
+def test_the_same_content_in_another_layout_is_the_same(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when pandas writes another version of itself into a table's header."""
+    whole = pd.DataFrame.to_parquet
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", lambda frame, path, **how: whole(frame, path, compression="gzip"))
+    table = verify(copy, files=3).to_frame()
+    tables = table[table["sample"].str.endswith(".parquet")]
+    assert set(table["verdict"]) == {"same"}
+    assert tables["got"].str.endswith("the same content").all()
+    assert len(tables) >= 3
+
+
+def test_other_scenarios_are_not_taken_for_the_runs(tmp_path: Path) -> None:
+    data, out = tmp_path / "sev.jsonl", tmp_path / "run"
+    scenarios = load_sev("demo")[0].limit(20)
+    scenarios.to_jsonl(data)
+    run_pipeline(replace(SMALL, data=str(data)), out, until="elicit")
+    assert verify(out).ok
+    SEV(scenarios.records[::-1]).to_jsonl(data)
+    with pytest.raises(RunError, match=r"other train data .* put back the scenarios"):
+        verify(out)
+    assert diff(out, Path(shutil.copytree(out, tmp_path / "copy"))).same  # which needs none
+    data.unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        verify(out)
+    data.mkdir()
+    with pytest.raises(DataError, match="no plain file"):
+        verify(out)
+    if hasattr(os, "mkfifo"):
+        data.rmdir()
+        os.mkfifo(data)
+        with pytest.raises(DataError, match="no plain file"):
+            verify(out)
 
 
 class Endpoint(LexiconJudge):

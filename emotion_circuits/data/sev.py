@@ -81,6 +81,8 @@ class SEV:
             DataError: the file is missing or empty, or a record is wrong: names the line and the field.
         """
         path = Path(path)
+        if path.exists() and not path.is_file():  # a pipe would keep us waiting, a device never end
+            raise DataError(f"{path}: no plain file; expected one JSON record per line")
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -16,10 +16,11 @@ from emotion_circuits.evaluation.judges.labels import check_judge
 from emotion_circuits.pipeline.folder import read_manifest
 from emotion_circuits.pipeline.judging import check_name, judge_of
 from emotion_circuits.pipeline.manifest import is_run
-from emotion_circuits.pipeline.run import Run, load_data, load_model, load_run
+from emotion_circuits.pipeline.run import Run, data_facts, load_data, load_model, load_run
 from emotion_circuits.pipeline.settings import Settings
 from emotion_circuits.pipeline.stages import STAGES, comparison
 from emotion_circuits.pipeline.together import open_together
+from emotion_circuits.provenance import processor
 
 __all__ = ["STAGES", "Run", "Settings", "comparison", "load_data", "load_run", "read_manifest", "run_pipeline"]
 
@@ -58,10 +59,10 @@ def run_pipeline(
     data = load_data(settings)
     # A new run loads its model before it makes the folder, so that a wrong name leaves nothing behind.
     model = None if is_run(Path(out)) else load_model(settings)
-    facts = {f"{name} data": part.sha256 for name, part in zip(("train", "validation", "test"), data, strict=True)}
-    with open_together(out, settings, facts, on_repair) as folder:
+    with open_together(out, settings, data_facts(data), on_repair) as folder:
         folder.manifest["ran_with"] = {
             "threads": torch.get_num_threads(), "batch_size": settings.batch_size, "device": settings.device,
+            "processor": processor(),
         }  # fmt: skip
         run = Run(settings, folder, data, judge, model)
         for name, stage in STAGES.items():

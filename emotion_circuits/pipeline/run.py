@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class Run:
     Args:
         settings: what to run.
         folder: where.
-        data: train, validation and test scenarios.
+        data: train, validation and test scenarios; by default those that the settings name, when they are first
+            needed.
         judge: of the replies; the one that the settings name by default.
         model: if it is loaded already.
     """
@@ -48,19 +50,46 @@ class Run:
         self,
         settings: Settings,
         folder: RunFolder,
-        data: Sequence[SEV],
+        data: Sequence[SEV] | None = None,
         judge: Judge | None = None,
         model: HookedModel | None = None,
     ) -> None:
         self.settings, self.folder = settings, folder
-        self.train, self.validation, self.test = (part.worded(settings.wording) for part in data)
-        self._judge, self._model = judge, model
+        self._data, self._judge, self._model = data, judge, model
         self._checked = False  # that the model is the one that the run was started with
 
     @property
     def emotions(self) -> tuple[str, ...]:
         """The labels."""
         return self.settings.emotions
+
+    @cached_property
+    def _worded(self) -> list[SEV]:
+        if self._data is None:
+            self._data = load_data(self.settings)
+            for name, value in data_facts(self._data).items():
+                self.folder.check_fact(name, value, "put back the scenarios that it was made with")
+        return [part.worded(self.settings.wording) for part in self._data]
+
+    @property
+    def train(self) -> SEV:
+        """Scenarios that directions and circuits are made from.
+
+        Raises:
+            DataError: they are no longer where they were.
+            RunError: they are others than those that the run was made with.
+        """
+        return self._worded[0]
+
+    @property
+    def validation(self) -> SEV:
+        """Scenarios that strengths are chosen on; raises as `train`."""
+        return self._worded[1]
+
+    @property
+    def test(self) -> SEV:
+        """Scenarios that methods are compared on; raises as `train`."""
+        return self._worded[2]
 
     @property
     def preset(self) -> RunPreset:
@@ -195,7 +224,6 @@ def load_run(folder: str | Path, model: HookedModel | None = None, *, trust_remo
 
     Raises:
         RunError: there is no run, or its settings are damaged.
-        DataError: its scenarios are no longer where they were.
     """
     manifest = read_manifest(folder)
     try:
@@ -203,7 +231,7 @@ def load_run(folder: str | Path, model: HookedModel | None = None, *, trust_remo
         settings = build(Settings, folder, vars(Settings.of(**held)))
     except (KeyError, TypeError, AttributeError, EmotionCircuitsError) as error:
         raise RunError(f"{folder} has damaged settings in its manifest.json ({error})") from error
-    return Run(settings, RunFolder(Path(folder), manifest), load_data(settings), model=model)
+    return Run(settings, RunFolder(Path(folder), manifest), model=model)
 
 
 def elicited(emotion: str | None) -> str:
@@ -238,6 +266,11 @@ def load_data(settings: Settings) -> tuple[SEV, SEV, SEV]:
         parts = (train, validation, test)
     train, validation, test = (part.limit(settings.limit) for part in parts)
     return train, validation, test
+
+
+def data_facts(data: Sequence[SEV]) -> dict[str, str]:
+    """Hashes of the scenarios, as a run's manifest keeps them."""
+    return {f"{name} data": part.sha256 for name, part in zip(("train", "validation", "test"), data, strict=True)}
 
 
 def save_scores(path: Path, scores: Sequence[Score]) -> None:

@@ -3,8 +3,9 @@
 1. Every file is held against its hash, and every record against its own checksum.
 2. In a copy of the run, a sample of every stage is thrown away: a few replies of each file of replies, and a file or
    two of the others. The stages then run over the copy as over a run that was damaged, and make again what is missing.
-3. What they made is compared with what was there. On the same versions the files must be the same to the last bit;
-   on others, numbers may differ by rounding and few replies by a word, and the table says which comparison was used.
+3. What they made is compared with what was there. On the same versions, processor and batch size the files must be
+   the same to the last bit; on others, numbers may differ by rounding and few replies by a word, and the table says
+   which comparison was used.
 
 It runs with as many threads and rows in a batch as the run last had, which its manifest knows. Calibration is the
 dearest file of a run; it is made again only when ``calibration`` is asked for. Files that the run has not made itself
@@ -33,16 +34,16 @@ from emotion_circuits.pipeline.folder import RunFolder, damage_of, file_hash, re
 from emotion_circuits.pipeline.manifest import place
 from emotion_circuits.pipeline.run import Run, load_run
 from emotion_circuits.pipeline.stages import STAGES
-from emotion_circuits.provenance import versions
+from emotion_circuits.provenance import processor, versions
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TOLERANCE = 1e-4
-"""Largest difference of numbers, relative to the largest of their file, when versions differ."""
+"""Largest difference of numbers, relative to the largest of their file, where bits need not be the same."""
 
 CHANGED = 0.1
-"""Largest share of changed replies when versions differ: near a tie, rounding decides the next word."""
+"""Largest share of changed replies then: near a tie, rounding decides the next word."""
 
 _ANSWERS = "judge/answers.jsonl"
 """What an endpoint has said; no file of the manifest's."""
@@ -60,7 +61,7 @@ class Sample:
         what: the file, or some of its records.
         expected: its recorded hash, or what was asked for.
         got: the hash of what was made again, or the difference.
-        verdict: ``same``, ``close`` (within the tolerance for other versions), ``different`` or ``damaged``.
+        verdict: ``same``, ``close`` (within the tolerance where bits need not be the same), ``different`` or ``damaged``.
     """
 
     stage: str
@@ -98,7 +99,7 @@ class Verification:
         return pd.DataFrame(rows, columns=["stage", "sample", "expected", "got", "verdict"])
 
     def __repr__(self) -> str:
-        how = "to the last bit" if self.exact else "to rounding, since versions differ"
+        how = "to the last bit" if self.exact else "to rounding, since versions, processor or batch size differ"
         bad = sum(sample.verdict not in ("same", "close") for sample in self.samples)
         return f"Verification({self.n_files} files, {len(self.samples)} samples compared {how}: {bad} failed)"
 
@@ -133,7 +134,8 @@ def verify(
         judge_url: endpoint of an LLM judge, asked what the run's kept answers do not say; what it says is not kept.
 
     Raises:
-        RunError: there is no run, or it cannot be copied.
+        RunError: there is no run, its scenarios have changed, or it cannot be copied.
+        DataError: its scenarios are no longer where they were.
     """
     folder, manifest = Path(folder), read_manifest(folder)
     hashes: dict[str, str] = manifest["files"]
@@ -141,9 +143,10 @@ def verify(
     found = [Sample(_stage(n), n, hashes[n][:12], damage, "damaged") for n, damage in damaged.items() if damage]
     whole = [folder / name for name, damage in damaged.items() if damage is None and name not in _NEVER]
     chosen = _choose(whole, random.Random(seed), replies, files, calibration)
+    run, ran_with = load_run(folder, trust_remote_code=trust_remote_code), manifest.get("ran_with")
+    rows, threads = (_positive(ran_with, name) for name in ("batch_size", "threads"))
     exact = manifest["versions"] == versions() and not manifest.get("later_versions")
-    run = load_run(folder, trust_remote_code=trust_remote_code)
-    rows, threads = (_positive(manifest.get("ran_with"), name) for name in ("batch_size", "threads"))
+    exact = exact and _same_place(ran_with, device) and batch_size in (None, rows)
     rows = rows if batch_size is None else batch_size
     settings = replace(run.settings, batch_size=rows, device=device, judge_url=judge_url)
     # Also stages of which nothing was chosen: what is damaged in them is made again, since later ones read it.
@@ -153,7 +156,7 @@ def verify(
         for path, lines in chosen.items():
             _throw_away(copy.path / path.relative_to(folder), lines)
         # The judge is the copy's, so that an endpoint's new answers are kept there and not in the run.
-        again = Run(settings, copy, (run.train, run.validation, run.test), judge, model)
+        again = Run(settings, copy, judge=judge, model=model)
         for name, stage in STAGES.items():
             if name in stages and name != "report":
                 stage(again)
@@ -259,6 +262,8 @@ def _compared(name: str, lines: list[int], before: Path, after: Path | None, rec
     if new == recorded:
         return Sample(_stage(name), what, recorded[:12], new[:12], "same")
     apart = distance(before, after)
+    if apart.largest == 0:  # the same content, in a file that another library's version writes otherwise
+        return Sample(_stage(name), what, recorded[:12], f"{new[:12]}: the same content", "same")
     close = not exact and apart.largest <= (CHANGED if before.suffix == ".jsonl" else TOLERANCE)
     return Sample(_stage(name), what, recorded[:12], f"{new[:12]}: {apart}", "close" if close else "different")
 
@@ -269,6 +274,15 @@ def _holds_replies(path: Path) -> bool:
 
 def _stage(name: str) -> str:
     return name.split("/", 1)[0]
+
+
+def _same_place(ran_with: object, device: str | None) -> bool:
+    """Whether the run was made on a processor and device like those of now."""
+    import torch
+
+    if not isinstance(ran_with, Mapping) or ran_with.get("processor") != processor():
+        return False
+    return ran_with.get("device") == device or not torch.cuda.is_available()
 
 
 def _positive(held: object, name: str) -> int | None:
