@@ -67,6 +67,16 @@ def _commands(page: Path) -> list[str]:
     return [line for line in lines if line.startswith("emotion-circuits ")]
 
 
+def test_the_reference_has_every_public_name() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    modules = set(re.findall(r"^::: (\S+)", text, flags=re.MULTILINE))
+    homes = {name: getattr(getattr(ec, name), "__module__", None) for name in ec.__all__}
+    constants = {name for name, home in homes.items() if home is None}
+    assert constants == {"EKMAN", "VALENCES"}  # of `emotion_circuits.types`
+    missing = {name: home for name, home in homes.items() if home not in modules and name not in constants}
+    assert not missing, f"add these modules to a page of docs/api: {missing}"
+
+
 @pytest.mark.parametrize("page", named(PAGES))
 def test_the_pictures_of_a_page_are_there(page: Path) -> None:
     for picture in re.findall(r"!\[[^\]]*\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
