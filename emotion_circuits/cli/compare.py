@@ -1,7 +1,14 @@
-"""``compare``: methods of control on the same test items, with what each gets and what it costs."""
+"""``compare``: methods of control on the same test items, with what each gets and what it costs.
+
+The run is owned while it is compared, so that a second command on it is refused. Several processes, started by
+``accelerate launch`` or torchrun, share the work.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +22,7 @@ from emotion_circuits.errors import DataError, RunError
 
 if TYPE_CHECKING:
     from emotion_circuits.pipeline import Run, Settings
+    from emotion_circuits.pipeline.comparing import ComparedRun
     from emotion_circuits.replies import Replies
 
 
@@ -30,7 +38,11 @@ RunFolder = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="Without --run: where circuits are made; a stopped run in it goes on.")]
 Methods = Annotated[
-    str, typer.Option(help="With commas. [default: none, prompting in every style, steering, circuit, random circuit]")
+    str,
+    typer.Option(
+        help="With commas: none, prompting, prompting:STYLE, steering, circuit, random circuit, prompting - circuit, "
+        "prompting - random. [default: none, prompting in every style, steering, circuit, random circuit]"
+    ),
 ]
 Asked = Annotated[Question, typer.Option(help="'classify' is strict; 'match' names the emotion.")]
 Scenarios = Annotated[int, typer.Option(min=0, help="Test scenarios, three items each; 0 for all.")]
@@ -68,8 +80,7 @@ def compare(
     json: o.Json = False,
 ) -> None:
     """Compare methods of control: accuracy, fluency, side effects. Makes circuits first unless --run has them."""
-    from emotion_circuits.pipeline import judging
-    from emotion_circuits.pipeline.comparing import choose_methods, compare_run
+    from emotion_circuits import distributed
 
     given = o.Given(
         model=model, revision=revision, data=data, emotions=emotions, dtype=dtype, seed=seed, limit=limit,
@@ -78,50 +89,92 @@ def compare(
         # A run's replies were judged by its own judge; these may be judged by another.
         judge=None if run else judge, judge_url=None if run else judge_url,
     )  # fmt: skip
-    talk = not (quiet or json)
-    # What can be wrong is looked at before minutes of work.
-    settings, factors = given.settings(run or out, from_folder=True), _numbers(strengths)
-    names = choose_methods(settings, [n.strip() for n in methods.split(",") if n.strip()], reference)
-    named = judge or settings.judge
-    judging.check_name(named)
-
-    def done(name: str, replies: Replies) -> None:
-        say(talk, "method", f"{name}, {len(replies)} replies{judging.cost(asked, replies, question.value)}")
-
-    with output.progress_bars(not talk):
-        opened = _opened(run, out, settings, talk)
-        folder = opened.folder.path / "compare"
-        asked = judging.judge_of(
-            named, settings.labels, lambda: opened.model, judge_url or settings.judge_url, folder / "answers.jsonl"
-        )
-        say(talk, "judge", f"{asked.name}, asked to {question.value}")
-        compared = compare_run(
-            opened, names, asked, question=question.value, scenarios=scenarios or None, factors=factors,
-            reference=reference, on_method=done,
+    with distributed.joined():
+        first = distributed.is_first()  # of several processes, one talks
+        wanted = _Wanted(
+            methods=[n.strip() for n in methods.split(",") if n.strip()], strengths=_numbers(strengths), judge=judge,
+            judge_url=judge_url, question=question, reference=reference, scenarios=scenarios or None, pdf=pdf,
         )  # fmt: skip
-        compared.save(folder, pdf=pdf)
-    if json:
-        output.console.print_json(output.comparison_json(compared.comparison, reference))
+        _compare_together(given, wanted, run, out, talk=first and not (quiet or json), as_json=first and json)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The comparison that the options ask for, under their names."""
+
+    methods: Sequence[str]
+    strengths: Sequence[float]
+    judge: str | None
+    judge_url: str | None
+    question: Question
+    reference: str
+    scenarios: int | None
+    pdf: bool
+
+
+def _compare_together(given: o.Given, wanted: _Wanted, run: Path | None, out: Path, talk: bool, as_json: bool) -> None:
+    from emotion_circuits import distributed
+    from emotion_circuits.pipeline import judging
+    from emotion_circuits.pipeline.comparing import choose_methods, compare_run
+    from emotion_circuits.pipeline.manifest import place
+
+    # What can be wrong is looked at before minutes of work.
+    settings = given.settings(run or out, from_folder=True)
+    names, judged_by = choose_methods(settings, wanted.methods, wanted.reference), wanted.judge or settings.judge
+    judging.check_name(judged_by)
+    question = wanted.question.value
+    with output.progress_bars(not talk), _opened(run, out, settings, talk) as (opened, folder):
+        answers, judge_url = place(folder, "answers.jsonl"), wanted.judge_url or settings.judge_url
+        judge = judging.judge_of(judged_by, settings.labels, lambda: opened.model, judge_url, answers)
+        say(talk, "judge", f"{judge.name}, asked to {question}")
+
+        def done(name: str, replies: Replies) -> None:
+            say(talk, "method", f"{name}, {len(replies)} replies{judging.cost(judge, replies, question)}")
+
+        compared = compare_run(
+            opened, folder, names, judge, question=question, scenarios=wanted.scenarios, factors=wanted.strengths,
+            reference=wanted.reference, on_method=done,
+        )  # fmt: skip
+        if distributed.is_first():
+            compared.save(folder, pdf=wanted.pdf)
+    if as_json:
+        output.console.print_json(output.comparison_json(compared.comparison, wanted.reference))
     elif talk:
-        n = compared.trade_off.points[0].n // len(opened.emotions)
-        title = f"{settings.model}: {n} test items x {len(opened.emotions)} emotions, greedy, judge: {asked.name}"
-        output.console.print(f"written: {folder}", highlight=False, soft_wrap=True)
-        output.print_comparison(compared.comparison, title)
-        output.print_costs(compared.comparison, reference)
+        _show(compared, opened, judge.name, folder)
 
 
-def _opened(run: Path | None, out: Path, settings: Settings, talk: bool) -> Run:
-    """The run whose circuits are used; without one, the pipeline makes them in ``out``."""
+def _show(compared: ComparedRun, run: Run, judged_by: str, folder: Path) -> None:
+    """Where the files are, and the tables."""
+    n = compared.trade_off.points[0].n // len(run.emotions)
+    title = f"{run.settings.model}: {n} test items x {len(run.emotions)} emotions, greedy, judge: {judged_by}"
+    output.console.print(f"written: {folder}", highlight=False, soft_wrap=True)
+    output.print_comparison(compared.comparison, title)
+    output.print_costs(compared.comparison, compared.reference)
+
+
+@contextmanager
+def _opened(run: Path | None, out: Path, settings: Settings, talk: bool) -> Iterator[tuple[Run, Path]]:
+    """The run whose circuits are used, and where the comparison goes; nobody else works on the run meanwhile.
+
+    Without ``run``, the pipeline makes the circuits in ``out`` first.
+    """
+    from emotion_circuits.pipeline.comparing import comparison_folder
+
+    made = run_until(settings, out, "circuit", talk=talk) if run is None else None
+    with comparison_folder(run or out) as folder:
+        yield made or _loaded(run or out, settings), folder
+
+
+def _loaded(folder: Path, settings: Settings) -> Run:
+    """A run that has its circuits, with its model."""
     from emotion_circuits.pipeline import load_model, load_run
 
-    if run is None:
-        return run_until(settings, out, "circuit", talk=talk)
     spare_threads(settings)
-    loaded = load_run(run, trust_remote_code=settings.trust_remote_code)
+    loaded = load_run(folder, trust_remote_code=settings.trust_remote_code)
     differences = settings.differences(loaded.settings.identity())
     if differences:
-        raise RunError(f"{run} has other settings ({'; '.join(differences)}); leave these options out, or use --out")
-    return load_run(run, load_model(settings), trust_remote_code=settings.trust_remote_code)
+        raise RunError(f"{folder} has other settings ({'; '.join(differences)}); leave these options out, or use --out")
+    return load_run(folder, load_model(settings), trust_remote_code=settings.trust_remote_code)
 
 
 def _numbers(text: str) -> list[float]:

@@ -31,8 +31,8 @@ from emotion_circuits.pipeline.settings import Settings
 from emotion_circuits.provenance import versions
 
 logger = logging.getLogger(__name__)
-FOLDERS = ("elicit", "judge", "directions", "attribute", "influence", "circuit", "generate", "evaluate")
-"""Folders inside a run, one for each stage that leaves several files."""
+FOLDERS = ("elicit", "judge", "directions", "attribute", "influence", "circuit", "generate", "evaluate", "compare")
+"""Folders inside a run: one for each stage that leaves several files, and the comparison's."""
 
 _JOURNAL = ".journal"
 _OWN_JOURNAL = re.compile(r".+\.jsonl?\.\d+\.journal")
