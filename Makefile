@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help setup demo test test-faults test-fast test-distributed lint bench docs notebooks figures discovery wheel clean
+.PHONY: help setup demo test test-faults test-fast test-distributed lint bench load docs notebooks figures discovery wheel clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ lint: setup ## style and types
 
 bench: setup ## ratios of paired medians, written to benchmarks/results
 	$(BIN)/python -m benchmarks
+
+load: setup ## 99,999 items through the first stages, 10,000 generations through ten kills: memory and losses
+	$(BIN)/python -m benchmarks.load
 
 docs: setup ## the documentation site, built strictly into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -4,6 +4,7 @@
    emotions), directions and direct attribution on the demo model. Elicitation takes the file part by part and appends
    its replies to a file; the other two stages take all prompts at once. Memory is the process's resident set, sampled
    ten times a second; *growth* is its largest value in a stage after the first tenth, over the largest in that tenth.
+   What grows with the data is held from the start: scenarios, prompts and their tokens, which are measured too.
 2. ``--replies`` generations with a journal, by a process that is killed ten times at random moments. None may be lost,
    made twice, or come out different from an undisturbed run's.
 """
@@ -18,6 +19,7 @@ import signal
 import tempfile
 import threading
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -125,6 +127,17 @@ def parts(data: ec.SEV, size: int) -> Iterator[ec.SEV]:
         yield ec.SEV(data.records[start : start + size])
 
 
+def held_bytes(folder: Path, model: ec.HookedModel, prompts: int = 20_000) -> float:
+    """Bytes that a prompt takes with its share of the scenarios and its tokens, by itself."""
+    write_scenarios(folder / "held.jsonl", prompts // (3 * len(EMOTIONS)))
+    process = psutil.Process()
+    before = process.memory_info().rss
+    data = ec.SEV.from_jsonl(folder / "held.jsonl")
+    held = [item.prompt(emotion) for item in data.items for emotion in EMOTIONS]
+    tokens = [array("i", sequence) for sequence in model.iterate_tokens(held)]
+    return (process.memory_info().rss - before) / len(tokens)
+
+
 def stream(model: ec.HookedModel, folder: Path, items: int, new_tokens: int) -> Iterator[Stage]:
     """The three stages."""
     write_scenarios(folder / "load.jsonl", items // 3)
@@ -222,14 +235,16 @@ def main() -> int:
     torch.set_num_threads(1)
     model = ec.HookedModel.demo()
     with tempfile.TemporaryDirectory() as name:
+        held = held_bytes(Path(name), model)
+        print(f"{held:,.0f} bytes are held per prompt: itself, its tokens, its share of the scenarios", flush=True)
         through = killed(model, Path(name), options.replies)
         print(through, flush=True)
         stages = []
         for stage in stream(model, Path(name), options.items, options.new_tokens):
             stages.append(stage)
             print(stage, flush=True)
-    held = {"stages": [{**asdict(s), "growth": s.growth} for s in stages], "killed": asdict(through)}
-    options.out.write_text(json.dumps(held, indent=2) + "\n")
+    found = {"stages": [{**asdict(s), "growth": s.growth} for s in stages], "killed": asdict(through)}
+    options.out.write_text(json.dumps({"bytes_held_per_prompt": round(held), **found}, indent=2) + "\n")
     grown = any(stage.growth > 0.1 for stage in stages)
     return int(grown or through.lost + through.doubled + through.different > 0)
 

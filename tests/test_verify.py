@@ -142,7 +142,7 @@ def test_other_scenarios_are_not_taken_for_the_runs(tmp_path: Path) -> None:
         verify(out)
     assert diff(out, Path(shutil.copytree(out, tmp_path / "copy"))).same  # which needs none
     data.unlink()
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="there is no such file"):
         verify(out)
     data.mkdir()
     with pytest.raises(DataError, match="no plain file"):

@@ -12,6 +12,7 @@ from emotion_circuits.cli import benchmark, calibrate, circuits, compare, direct
 from emotion_circuits.cli import options as o
 from emotion_circuits.cli import plan as plan_command
 from emotion_circuits.cli.running import run_until
+from emotion_circuits.errors import DataError
 
 app = typer.Typer(
     name="emotion-circuits",
@@ -171,6 +172,9 @@ def data_check(
     """Check scenario files: schema, emotion words, near-duplicates, balance, leakage. Exit code 1 on any finding."""
     from emotion_circuits.data.validate import check as validate
 
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"{file}: there is no such file; give SEV or vignette files, one JSON record per line")
     result = validate([str(file) for file in files])
     if json:
         output.console.print_json(result.to_frame().to_json(orient="records"))

@@ -28,7 +28,7 @@ Seed = Annotated[int | None, typer.Option(help="Seed of every random choice. [de
 Limit = Annotated[int | None, typer.Option(help="At most this many scenarios in each split. [default: all]")]
 Size = Annotated[int | None, typer.Option(help="Nodes in a circuit. [default: 560, at most 5 % of the model's]")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest reply. [default: 60; 100 of the paper]")]
-Temperature = Annotated[float | None, typer.Option(help="Of the second, sampled table. [default: 0.7]")]
+Temperature = Annotated[float | None, typer.Option(help="Sample replies at it too, for a second table. [default: 0.7]")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the hub.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from the model's repository.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no tables.")]

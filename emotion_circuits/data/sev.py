@@ -81,8 +81,9 @@ class SEV:
             DataError: the file is missing or empty, or a record is wrong: names the line and the field.
         """
         path = Path(path)
-        if path.exists() and not path.is_file():  # a pipe would keep us waiting, a device never end
-            raise DataError(f"{path}: no plain file; expected one JSON record per line")
+        if not path.is_file():  # a pipe would keep us waiting, a device never end
+            problem = "no plain file" if path.exists() else "there is no such file"
+            raise DataError(f"{path}: {problem}; expected one JSON record per line, or 'demo' or 'own'")
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -61,7 +61,7 @@ class Sample:
         what: the file, or some of its records.
         expected: its recorded hash, or what was asked for.
         got: the hash of what was made again, or the difference.
-        verdict: ``same``, ``close`` (within the tolerance where bits need not be the same), ``different`` or ``damaged``.
+        verdict: ``same``, ``close`` (within the tolerance, where bits may differ), ``different`` or ``damaged``.
     """
 
     stage: str
