@@ -161,6 +161,8 @@ def test_a_label_is_no_name_that_runs_use_themselves(name: str) -> None:
     assert elicited("anger") != elicited(None)
     with pytest.raises(DataError, match=f"label '{name}' is not a label of .* other than 'neutral', 'uninst"):
         Label(name)
+    with pytest.raises(DataError, match="colour 'red' is not written"):
+        Label("joy", colour="red")
     with pytest.raises(DataError, match=f"label '{name}'"):
         Settings(emotions=("anger", name))
     with pytest.raises(DataError, match=f"label '{name}'"):

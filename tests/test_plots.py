@@ -5,11 +5,15 @@ The results are random but seeded: 5 layers, 320 neurons and 4 heads each, 6 emo
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import unicodedata
 from collections import Counter
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -27,6 +31,7 @@ from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.circuits.circuit import Circuit
 from emotion_circuits.circuits.stability import Stability
 from emotion_circuits.control.doses import Bounds, Calibration, Point
+from emotion_circuits.data.labels import LABEL_SETS, Label, LabelSet
 from emotion_circuits.data.prompts import Prompt
 from emotion_circuits.directions.result import EmotionDirections
 from emotion_circuits.errors import ArtefactError, DataError, DeviceError, EmotionCircuitsError, EmotionError, NodeError
@@ -35,10 +40,14 @@ from emotion_circuits.evaluation.comparison import Comparison
 from emotion_circuits.evaluation.judges import Score
 from emotion_circuits.evaluation.pareto import TradeOff, TradePoint
 from emotion_circuits.evaluation.text_quality import Fluency
+from emotion_circuits.explorer import messages
 from emotion_circuits.nodes import NodeSet, NodeValues
+from emotion_circuits.pipeline import Settings
 from emotion_circuits.plots import vision
 from emotion_circuits.plots.themes import DARK, LIGHT, MARKERS, style_of
 from emotion_circuits.replies import Replies, Reply
+from emotion_circuits.report import ReportData
+from emotion_circuits.report.write import render_report
 from emotion_circuits.types import EKMAN, VALENCES, ModelDims
 
 DIMS = ModelDims(n_layers=5, n_heads=4, n_key_value_heads=2, d_model=64, d_head=16, d_mlp=320, d_vocab=1000)
@@ -320,7 +329,7 @@ def axis_titles(figure: go.Figure) -> list[str]:
 
 
 def test_every_public_figure_is_tested():
-    others = {"Theme", "theme", "save_figure", "caption"}
+    others = {"Theme", "label_looks", "theme", "save_figure", "caption"}
     tested = {name.split(" ")[0] for name in FIGURES}
     assert tested == set(plots.__all__) - others
 
@@ -388,26 +397,42 @@ def test_unknown_theme_and_width_are_named():
 # Colours --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("palette", "apart", "grey"), [(LIGHT, 25, 9), (DARK, 20, 7.9)], ids=["light", "dark"])
-def test_emotion_colours_stay_apart_for_every_reader_and_in_grey(palette, apart, grey):
+def least_distance(colours, sight="normal") -> float:
+    """The smallest ΔE between any two colours, as such an eye sees them."""
+    return min(float(np.linalg.norm(vision.lab(a, sight) - vision.lab(b, sight))) for a, b in combinations(colours, 2))
+
+
+def least_grey_step(colours) -> float:
+    """The smallest difference in L* between any two colours."""
+    return min(abs(vision.lightness(a) - vision.lightness(b)) for a, b in combinations(colours, 2))
+
+
+@pytest.mark.parametrize(
+    ("palette", "n", "apart", "grey"),
+    [(LIGHT, 6, 25, 9), (DARK, 6, 20, 7.9), (LIGHT, 10, 18, 3), (DARK, 10, 18, 3)],
+    ids=["light", "dark", "light, other labels", "dark, other labels"],
+)
+def test_emotion_colours_stay_apart_for_every_reader_and_in_grey(palette, n, apart, grey):
+    colours = palette.emotions[:n]
+    assert len(colours) == n
     for sight in vision.SIMULATION:
-        assert vision.least_distance(palette.emotions, sight) >= apart, sight
-    assert vision.least_grey_step(palette.emotions) >= grey
+        assert least_distance(colours, sight) >= apart, sight
+    assert least_grey_step(colours) >= grey
+    # A theme exchanges colours by their text: one colour in two roles could not be exchanged.
+    assert len(set(palette.all())) == len(palette.all())
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
 def test_method_colours_stay_apart_and_text_has_contrast(palette):
     for sight in vision.SIMULATION:
-        assert vision.least_distance(palette.methods[:6], sight) >= 12, sight
+        assert least_distance(palette.methods[:6], sight) >= 12, sight
     assert vision.contrast(palette.ink, palette.surface) >= 7
     assert vision.contrast(palette.muted, palette.surface) >= 4.5
 
 
 def test_simulation_agrees_with_known_facts():
     # A red and a green of equal luminance differ for normal eyes and hardly for deuteranopic ones; grey stays grey.
-    assert vision.least_distance(("#b06040", "#748040")) > 2 * vision.least_distance(
-        ("#b06040", "#748040"), "deuteranopia"
-    )
+    assert least_distance(("#b06040", "#748040")) > 2 * least_distance(("#b06040", "#748040"), "deuteranopia")
     assert np.allclose(vision.lab("#808080"), vision.lab("#808080", "protanopia"), atol=0.5)
     assert vision.contrast("#000000", "#ffffff") == pytest.approx(21)
     assert vision.lightness("#ffffff") == pytest.approx(100, abs=0.01)
@@ -422,6 +447,97 @@ def test_every_emotion_has_a_marker_and_dash_of_its_own():
 def test_other_labels_get_colours_that_are_free():
     names = ("anger", "calm", "awe")
     assert len({style_of(name, names).colour for name in names}) == 3
+
+
+def test_the_six_look_as_ever():
+    looks = [(look.colour, look.marker, look.dash) for look in map(style_of, EKMAN)]
+    assert looks == [
+        ("#902007", "square", "solid"), ("#375fae", "circle", "dash"), ("#cba93d", "star", "dot"),
+        ("#332f59", "diamond", "dashdot"), ("#589cb3", "triangle-up", "longdash"), ("#2a8b4d", "cross", "longdashdot"),
+    ]  # fmt: skip
+    # Whatever stands beside them.
+    assert [style_of(e, ("awe", *EKMAN)) for e in EKMAN] == [style_of(e) for e in EKMAN]
+
+
+MANY = tuple(f"label {i}" for i in range(28))
+SETS = [*(LabelSet.load(name).names for name in LABEL_SETS), MANY, (*EKMAN, *MANY), MANY * 2, (*MANY, *"abcdefghijkl")]
+
+
+@pytest.mark.parametrize("names", SETS, ids=[*LABEL_SETS, "28", "34", "28, twice", "40"])
+def test_no_two_labels_look_the_same(names):
+    looks = {name: style_of(name, names) for name in names}
+    for a, b in combinations(looks.values(), 2):
+        # Some figures have markers alone and others lines alone.
+        assert a.colour != b.colour or (a.marker != b.marker and a.dash != b.dash)
+    colours = Counter(look.colour for look in looks.values())
+    assert max(colours.values()) - min(colours.values()) <= 1
+    assert len(colours) == min(10, len(looks))
+
+
+def test_the_first_ten_differ_also_without_colour():
+    looks = [style_of(name, MANY) for name in MANY[:10]]
+    assert len({(look.marker, look.dash) for look in looks}) == 10
+
+
+def test_a_label_set_brings_its_colours_and_one_look_for_every_figure():
+    labels = LabelSet((Label("joy"), Label("trust", colour="#123456"), Label("anger", colour="#654321")))
+    with plots.label_looks(labels):
+        drawn = plots.stability({"trust": selected()["fear"], "joy": selected()["fear"]})
+        alone = plots.circuit_graph(replace(circuit(), emotion="trust"))
+        assert [style_of(name).colour for name in labels] == [LIGHT.emotions[1], "#123456", "#654321"]
+        assert style_of("trust").marker == style_of("trust", labels.names).marker
+    # Joy is the set's first label, though not the first that was drawn.
+    assert [trace.line.color for trace in drawn.data] == ["#123456", LIGHT.emotions[1]]
+    assert "rgba(18,52,86" in alone.to_json()
+    assert "rgba(18,52,86" in plots.theme("dark")(alone).to_json()
+    assert style_of("anger").colour == LIGHT.emotions[0]
+
+
+def test_report_and_explorer_have_the_colours_of_the_run():
+    labels = LabelSet(tuple(Label(e, colour={"fear": "#123456", "anger": LIGHT.emotions[3]}.get(e)) for e in EKMAN))
+    settings = Settings.of(labels).identity()
+    data = ReportData("A run", settings, directions(), {"fear": attribution("fear")}, influence(), circuits(),
+                      comparison(2))  # fmt: skip
+    page = render_report(data)
+    dots = dict(re.findall(r'--dot:([^"]+)"><input[^>]+value="(\w+)"', page))
+    assert dots.keys() == {"#123456", *(f"var(--emotion-{i})" for i in (1, 2, 3, 4, 5))}
+    assert dots["#123456"] == "fear"
+    assert dots["var(--emotion-3)"] == "anger"
+    assert "rgba(18,52,86" in page  # the circuit's neurons
+    assert "#123456" not in render_report(replace(data, settings={"seed": 0}))
+
+    run = SimpleNamespace(emotions=labels.names, settings=Settings.of(labels), folder=SimpleNamespace(path="runs/a"))
+    told = messages.about(SimpleNamespace(model=SimpleNamespace(name="tiny", dims=DIMS), run=run, items=[]))
+    light, dark = (told["colours"][look]["emotions"] for look in ("light", "dark"))
+    assert light == {e: style_of(e).colour for e in EKMAN} | {"fear": "#123456", "anger": LIGHT.emotions[3]}
+    assert dark["fear"] == "#123456"
+    assert [dark[e] for e in EKMAN if e != "fear"] == [DARK.emotions[i] for i in (3, 1, 2, 4, 5)]
+
+
+def test_the_plane_has_the_colours_of_its_label_set():
+    labels = LabelSet(tuple(Label(e, colour="#123456" if e == "fear" else None) for e in EKMAN))
+    points = plots.affect_plane(affect_space(directions()), labels).data
+    assert {p.name: p.marker.color for p in points} == {e: style_of(e).colour for e in EKMAN} | {"fear": "#123456"}
+
+
+@pytest.mark.parametrize("colour", ["red", "#12345", "#123456;"])
+def test_a_colour_that_is_none_is_refused(colour):
+    with pytest.raises(DataError, match=r"colour of 'calm' is .*; write it as \"#rrggbb\""):
+        plots.label_looks(["calm"], {"calm": colour}).__enter__()
+    assert style_of("calm").colour == style_of(None).colour
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [lambda: plots.circuit_graph(replace(circuit(), emotion="awe")),
+     lambda: plots.neuron_long_tail(replace(attribution(), emotion="awe")),
+     lambda: plots.neuron_long_tail(replace(attribution(), emotion=None)),
+     lambda: plots.emotion_dynamics(replace(course(), emotion="awe"))],
+)  # fmt: skip
+def test_a_subject_of_its_own_has_no_emotions_colour(draw):
+    text = draw().to_json()
+    taken = [c for c in LIGHT.emotions if c in text or "rgba({},{},{},".format(*vision.channels(c)) in text]
+    assert not taken
 
 
 # What single figures say ----------------------------------------------------------------------------------------------
@@ -462,6 +578,113 @@ def test_unknown_emotions_are_refused():
         plots.direction_similarity(directions(), "awe")
     with pytest.raises(EmotionError, match="no emotion 'awe'"):
         plots.influence_profile(influence(), ["awe"])
+    with pytest.raises(DataError, match="got no emotion to draw; name one or more"):
+        plots.influence_profile(influence(), [])
+
+
+@pytest.mark.parametrize("layer", [5, 99, -6])
+def test_layers_that_there_are_not_are_refused(layer):
+    with pytest.raises(NodeError, match=rf"layer {layer} is outside the directions, which have layers 0 to 4 \(or -5"):
+        plots.emotion_similarity(directions(), layer)
+    assert "layer 0;" in plots.emotion_similarity(directions(), -5).layout.title.subtitle.text
+
+
+def test_a_negative_number_of_names_is_refused():
+    with pytest.raises(DataError, match="0 or more of the best neurons, got labels=-1"):
+        plots.neuron_long_tail(attribution(), labels=-1)
+    assert not plots.neuron_long_tail(attribution(), labels=0).data[1].x
+
+
+def grid(names) -> pd.DataFrame:
+    """`removals` for any labels."""
+    table = removals().iloc[:1]
+    return pd.concat([table.assign(circuit=a, target=b) for a in names for b in names])
+
+
+def test_specificity_leaves_pairs_without_a_row_blank():
+    table = grid("ab").query("circuit != 'a' or target != 'b'")
+    drawn = plots.specificity(table).data[0]
+    assert np.isnan(drawn.z).tolist() == [[False, True], [False, False]]
+    assert drawn.hoverongaps is False
+    assert (drawn.customdata[1][0] == table.set_index(["circuit", "target"]).loc[("b", "a"), ["low", "high"]]).all()
+    with pytest.raises(DataError, match="several rows for the circuit of 'b' and the target 'b'; give the rows of one"):
+        plots.specificity(pd.concat([table, table.iloc[-1:]]))
+
+
+MATRICES = {
+    "overlap_matrix": lambda names: plots.overlap_matrix(dict.fromkeys(names, circuit())),
+    "specificity": lambda names: plots.specificity(grid(names)),
+    "emotion_similarity": lambda names: plots.emotion_similarity(directions_of(names), -1),
+}
+
+
+def directions_of(names) -> EmotionDirections:
+    """`directions` for any labels."""
+    held, e = directions(), [i % len(EKMAN) for i in range(len(names))]
+    return replace(
+        held, emotions=tuple(names), vectors=held.vectors[:, :, e], norms=held.norms[..., e],
+        split_half=held.split_half[..., e],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_matrices_grow_with_their_labels_and_print_only_what_can_be_read(name):
+    small, ten, big = (MATRICES[name](names) for names in (EKMAN, MANY[:10], MANY))
+    assert small.layout.height == {"overlap_matrix": 440, "specificity": 460, "emotion_similarity": 430}[name]
+    # Names are 12 pixels high.
+    assert (big.layout.height - big.layout.margin.t - big.layout.margin.b) / len(MANY) > 16
+    assert all(trace.texttemplate == "%{z:.2f}" for trace in (*small.data, *ten.data))
+    assert not any(trace.texttemplate for trace in big.data)
+
+
+def test_a_long_legend_stands_beside_the_figure():
+    h, e = influence(), [i % len(EKMAN) for i in range(len(MANY))]
+    many = Influence(MANY, h.values[..., e], h.std[..., e], h.by_strength[..., e], h.strengths, 96, PROVENANCE)
+    layout = plots.influence_profile(many).layout
+    assert (layout.legend.orientation, layout.legend.xanchor, layout.legend.yanchor) == ("v", "left", "top")
+    assert layout.legend.x > 1
+    assert layout.legend.y == 1
+    # An entry takes 19 pixels, and a legend that is higher than the axes scrolls.
+    assert (layout.height - layout.margin.t - layout.margin.b) / len(MANY) > 19
+    few = plots.influence_profile(influence()).layout
+    assert (few.legend.orientation, few.height) == ("h", 430)
+    printed = plots.theme("paper")(plots.influence_profile(many), 2).layout
+    assert (printed.legend.orientation, printed.legend.x) == ("h", 0)
+
+
+def test_two_matrices_stand_above_each_other_in_one_column_of_a_paper():
+    one, two = (plots.theme("paper")(MATRICES["overlap_matrix"](MANY[:8]), columns).layout for columns in (1, 2))
+    assert one.xaxis.domain == one.xaxis2.domain == (0, 1)
+    assert one.yaxis2.domain[1] < one.yaxis.domain[0]
+    assert one.yaxis2.showticklabels
+    assert [heading.y for heading in one.annotations] == [one.yaxis.domain[1], one.yaxis2.domain[1]]
+    assert two.xaxis.domain[1] < two.xaxis2.domain[0]
+    six = plots.theme("paper")(MATRICES["overlap_matrix"](EKMAN), 1).layout
+    assert six.xaxis.domain[1] < six.xaxis2.domain[0]
+    many = plots.theme("paper")(MATRICES["overlap_matrix"](MANY), 1).layout
+    assert (many.height - many.margin.t - many.margin.b) * 0.47 / len(MANY) > 8 / 72 * 96
+
+
+@pytest.mark.parametrize(
+    ("function", "frame"),
+    [("dose_sweep", sweep().assign(change=np.nan)), ("dose_sweep", sweep().assign(change=np.inf)),
+     ("pareto", doses("method").assign(accuracy=np.nan)), ("pareto", doses("method").assign(perplexity=None)),
+     ("validation_curves", validation().assign(effect_end=np.nan)),
+     ("circuit_curves", growing().assign(necessity=np.nan)), ("specificity", removals().assign(removed=np.nan)),
+     ("trace_heatmap", trace().assign(layer=3, projection=np.nan))],
+)  # fmt: skip
+def test_a_table_without_a_number_is_refused(function, frame):
+    with pytest.raises(DataError, match=rf"{function}.* got no row with a finite \w+.*; there is nothing to draw"):
+        getattr(plots, function)(frame)
+
+
+def test_missing_projections_do_not_decide_the_scale():
+    table = trace().assign(layer=3)
+    largest = table["projection"].abs().max()
+    table.loc[table["position"] == 0, "projection"] = np.nan
+    drawn = plots.trace_heatmap(table).data[0]
+    assert drawn.zmax == -drawn.zmin == pytest.approx(table["projection"].abs().max())
+    assert drawn.zmax <= largest
 
 
 def test_circuit_graph_groups_many_neurons_and_opens_them():
@@ -567,8 +790,19 @@ def test_accuracy_bars_have_the_wilson_interval():
      ("circuit_curves", doses()), ("specificity", doses()), ("sample_projection", doses()), ("emotion_trace", doses())],
 )  # fmt: skip
 def test_missing_columns_are_named(function, frame):
-    with pytest.raises(DataError, match=f"{function} needs the columns .* is missing from"):
+    with pytest.raises(DataError, match=rf"{function} needs the columns? .* (is|are) missing from \w"):
         getattr(plots, function)(frame)
+
+
+def test_messages_about_columns_agree_in_number():
+    with pytest.raises(DataError, match=r"emotion_trace needs the column token; token is missing from a, b$"):
+        plots.emotion_trace(pd.DataFrame({"a": [1], "b": [2]}))
+    with pytest.raises(
+        DataError, match=r"needs the columns strength, .*; strength, low, high are missing from change$"
+    ):
+        plots.dose_sweep(pd.DataFrame({"change": [1]}))
+    with pytest.raises(DataError, match=r"needs the columns strength, .* and got an empty table; there is nothing to"):
+        plots.dose_sweep(pd.DataFrame())
 
 
 def test_empty_table_is_an_error():

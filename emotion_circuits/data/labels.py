@@ -44,6 +44,7 @@ _RESERVED = (NEUTRAL, "uninstructed", "overall")
 _ALLOWED = (
     f"a label of letters, digits, spaces and hyphens other than {', '.join(map(repr, _RESERVED))} and 'heads-...'"
 )
+_COLOUR = re.compile("#[0-9a-fA-F]{6}")
 _KEYS = ("like", "opposite", "valence", "arousal", "colour", "words", "texts", "phrases")
 
 
@@ -57,7 +58,8 @@ class Label:
         opposite: the label at the other end.
         valence: from -1 (unpleasant) to 1 (pleasant).
         arousal: from -1 (calm) to 1 (excited).
-        colour: in figures, as ``#rrggbb``.
+        colour: in the report, the explorer and figures made within `plots.label_looks`, as ``#rrggbb``; None takes
+            one of the package's.
         words: what stands for ``{emotion}``, by language.
         texts: a style's text, by style and language.
         phrases: weight of each phrase that shows it, for the lexicon judge.
@@ -76,6 +78,8 @@ class Label:
     def __post_init__(self) -> None:
         if not _allowed(self.name):
             raise DataError(f"label {self.name!r} is not {_ALLOWED}")
+        if self.colour is not None and not _COLOUR.fullmatch(self.colour):
+            raise DataError(f'label {self.name!r}: colour {self.colour!r} is not written as "#rrggbb", such as "#c8a030"')
 
     @property
     def base(self) -> str:
@@ -221,7 +225,7 @@ def _label(labels: Fields, name: str) -> Label:
         labels.wrong(name, _ALLOWED)
     held = labels.child(name).only(*_KEYS)
     colour = held.optional_text("colour")
-    if colour is not None and not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
+    if colour is not None and not _COLOUR.fullmatch(colour):
         held.wrong("colour", 'a colour such as "#c8a030"')
     texts = held.child("texts")
     return Label(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from emotion_circuits.errors import EmotionCircuitsError
 from emotion_circuits.explorer.edits import saved_file
 from emotion_circuits.nodes import NodeSet
-from emotion_circuits.plots.themes import DARK, LIGHT, style_of
+from emotion_circuits.plots.themes import DARK, LIGHT, in_palette, label_looks, style_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,11 +48,13 @@ _log = logging.getLogger(__name__)
 def about(explorer: Explorer) -> Parts:
     """What never changes: the model, the emotions and their colours, the prompts."""
     dims, emotions = explorer.model.dims, explorer.run.emotions
+    with label_looks(explorer.run.settings.labels):
+        looks = {e: style_of(e).colour for e in emotions}
     return {
         "model": explorer.model.name, "folder": str(explorer.run.folder.path), "n_layers": dims.n_layers,
         "n_heads": dims.n_heads, "d_mlp": dims.d_mlp, "emotions": list(emotions),
         "prompts": [item.text for item in explorer.items],
-        "colours": {name: _colours(palette, emotions) for name, palette in (("light", LIGHT), ("dark", DARK))},
+        "colours": {name: _colours(palette, looks) for name, palette in (("light", LIGHT), ("dark", DARK))},
     }  # fmt: skip
 
 
@@ -188,8 +190,7 @@ def _records(frame: pd.DataFrame) -> list[Parts]:
     return [{k: None if v != v else v for k, v in row.items()} for row in frame.to_dict("records")]
 
 
-def _colours(palette: Any, emotions: tuple[str, ...]) -> Parts:
+def _colours(palette: Any, looks: Mapping[str, str]) -> Parts:
     """A palette's colours by name, with one for each emotion."""
     named = {name: getattr(palette, name) for name in ("ink", "muted", "grid", "surface", "low", "high")}
-    each = {e: palette.emotions[LIGHT.emotions.index(style_of(e, emotions).colour)] for e in emotions}
-    return named | {"emotions": each}
+    return named | {"emotions": {emotion: in_palette(colour, palette) for emotion, colour in looks.items()}}

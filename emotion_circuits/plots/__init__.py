@@ -1,7 +1,7 @@
 """Figures: functions that take a result and return a Plotly ``Figure``; they never show it and need no model.
 
 The figures follow the pipeline: directions, scores of nodes, circuits, control. `theme` changes how they look,
-`save_figure` writes them, `caption` describes them for a paper.
+`label_looks` brings a label set's colours, `save_figure` writes them, `caption` describes them for a paper.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(  # pyright: ignore[reportUnsupportedDunderAll]
     __name__,
     submod_attrs={
-        "themes": ["Theme", "theme"],
+        "themes": ["Theme", "label_looks", "theme"],
         "geometry": ["direction_similarity", "emotion_similarity", "sample_projection", "emotion_trace"],
         "scores": ["head_heatmap", "neuron_long_tail", "influence_profile"],
         "graph": ["circuit_graph"],
@@ -48,6 +48,6 @@ if TYPE_CHECKING:
     )
     from emotion_circuits.plots.graph import circuit_graph
     from emotion_circuits.plots.scores import head_heatmap, influence_profile, neuron_long_tail
-    from emotion_circuits.plots.themes import Theme, theme
+    from emotion_circuits.plots.themes import Theme, label_looks, theme
     from emotion_circuits.plots.tracing import trace_heatmap
     from emotion_circuits.plots.trade_off import pareto

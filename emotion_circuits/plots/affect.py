@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from emotion_circuits.affect import AffectSpace, EmotionDynamics, LanguageAgreement
 from emotion_circuits.data.labels import LabelSet
 from emotion_circuits.plots.frames import add_band, facet, traces, values, zero_line
-from emotion_circuits.plots.themes import DASHES, LIGHT, MARKERS, finish, plain, style_of
+from emotion_circuits.plots.themes import DASHES, LIGHT, MARKERS, finish, label_looks, plain, style_of
 
 
 def affect_plane(space: AffectSpace, labels: LabelSet | None = None) -> go.Figure:
@@ -16,19 +18,19 @@ def affect_plane(space: AffectSpace, labels: LabelSet | None = None) -> go.Figur
 
     Args:
         space: from `affect_space`.
-        labels: brings colours of its own, where it has them.
+        labels: the label set, for its colours and its order, as in `label_looks`.
     """
-    colours = labels.colours if labels else {}
+    with nullcontext() if labels is None else label_looks(labels):
+        looks = {emotion: style_of(emotion, space.emotions) for emotion in space.emotions}
     figure = go.Figure()
     for emotion, point in zip(space.emotions, space.coordinates.tolist(), strict=True):
-        look, (x, y) = style_of(emotion, space.emotions), (*point, 0.0)[:2]
+        look, (x, y) = looks[emotion], (*point, 0.0)[:2]
         note = "<br>flagged: " + plain("; ".join(space.flags[emotion])) if emotion in space.flags else ""
         figure.add_trace(
             go.Scatter(
                 x=[x], y=[y], mode="markers+text", text=[plain(emotion)], textposition="top center",
                 name=plain(emotion), showlegend=False, cliponaxis=False,
-                marker={"symbol": f"{look.marker}-open" if note else look.marker, "size": 12,
-                        "color": colours.get(emotion, look.colour)},
+                marker={"symbol": f"{look.marker}-open" if note else look.marker, "size": 12, "color": look.colour},
                 hovertemplate=f"<b>{plain(emotion)}</b><br>(%{{x:.3f}}, %{{y:.3f}}){note}<extra></extra>",
             )
         )  # fmt: skip
@@ -85,7 +87,7 @@ def emotion_dynamics(result: EmotionDynamics) -> go.Figure:
         result: from `emotion_dynamics` of the analysis.
     """
     figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.14)
-    look, name = style_of(result.emotion, (result.emotion,)), plain(result.emotion)
+    look, name = style_of(result.emotion), plain(result.emotion)
     course, rho = result.course_frame(), result.to_frame()
     _line(figure, course, "token", "projection", name, look.colour, "solid", 1)
     add_band(

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from emotion_circuits.circuits.circuit import Circuit
 from emotion_circuits.circuits.stability import Stability
 from emotion_circuits.errors import DataError
-from emotion_circuits.plots.frames import facet, need, values
+from emotion_circuits.plots.frames import cell_text, facet, matrix_height, need, need_finite, values
 from emotion_circuits.plots.themes import LIGHT, diverging, finish, plain, sequential, style_of
 from emotion_circuits.types import KINDS, NodeKind
 
@@ -40,14 +40,14 @@ def overlap_matrix(circuits: Mapping[str, Circuit]) -> go.Figure:
         figure.add_trace(
             go.Heatmap(
                 z=shared / np.maximum(united, 1), x=names, y=names, zmin=0, zmax=1, colorscale=sequential(), xgap=1,
-                ygap=1, texttemplate="%{z:.2f}", customdata=hover, showscale=col == 2,
+                ygap=1, texttemplate=cell_text(len(names)), customdata=hover, showscale=col == 2,
                 colorbar={"title": {"text": "Jaccard"}, "thickness": 12, "outlinewidth": 0},
                 hovertemplate="%{customdata}<br>Jaccard %{z:.3f}<extra></extra>",
             ), row=1, col=col,
         )  # fmt: skip
     finish(
         figure, "Nodes that the circuits share", "Jaccard index: shared nodes over united nodes",
-        x="emotion", height=440,
+        x="emotion", height=matrix_height(len(names), 440),
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed")
     figure.update_yaxes(title_text="emotion", row=1, col=1)
@@ -60,19 +60,30 @@ def specificity(frame: pd.DataFrame) -> go.Figure:
     """What the ablation of each circuit takes from each emotion's target.
 
     Args:
-        frame: from `emotion_circuits.specificity`.
+        frame: from `emotion_circuits.specificity`; pairs without a row stay blank.
+
+    Raises:
+        DataError: a pair has several rows, or no row has a number.
     """
     table = need(frame, ("circuit", "target", "removed", "low", "high", "ablation"), "specificity")
     circuits, targets = (list(dict.fromkeys(table[column])) for column in ("circuit", "target"))
+    need_finite(table, ("removed",), "specificity")
     held = table.set_index(["circuit", "target"])
+    if held.index.has_duplicates:
+        circuit, target = held.index[held.index.duplicated()][0]
+        raise DataError(
+            f"specificity got several rows for the circuit of {circuit!r} and the target {target!r}; give the rows of "
+            "one ablation"
+        )
     removed, low, high = (
-        np.array([[held.loc[(c, t), column] for t in targets] for c in circuits])
+        held[column].unstack("target").reindex(index=circuits, columns=targets).to_numpy(dtype=float)
         for column in ("removed", "low", "high")
     )
     figure = go.Figure(
         go.Heatmap(
             z=removed, x=[plain(t) for t in targets], y=[plain(c) for c in circuits], zmid=0, xgap=1, ygap=1,
-            colorscale=diverging(), texttemplate="%{z:.2f}", customdata=np.stack([low, high], axis=-1),
+            colorscale=diverging(), texttemplate=cell_text(max(removed.shape)), hoverongaps=False,
+            customdata=np.stack([low, high], axis=-1),
             colorbar={"title": {"text": "removed"}, "thickness": 12, "outlinewidth": 0},
             hovertemplate=(
                 "without the circuit of %{y}, %{x} loses %{z:.3f} "
@@ -82,7 +93,7 @@ def specificity(frame: pd.DataFrame) -> go.Figure:
     )  # fmt: skip
     finish(
         figure, "What each circuit is needed for", f"share of the target that goes, under {table['ablation'].iloc[0]}",
-        x="target", y="circuit that is taken away", height=460,
+        x="target", y="circuit that is taken away", height=matrix_height(len(circuits), 460),
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain")
     figure.update_xaxes(constrain="domain")

@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from emotion_circuits.plots.frames import add_band, facet, need, traces, values, zero_line
+from emotion_circuits.plots.frames import add_band, facet, need, need_finite, traces, values, zero_line
 from emotion_circuits.plots.themes import LIGHT, finish
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def validation_curves(frame: pd.DataFrame, effect: Literal["end", "local"] = "en
     effect_column, low, high = ("effect_end", "low", "high") if effect == "end" else (
         "effect_local", "low_local", "high_local")  # fmt: skip
     table = need(frame, ("layer", "kind", "selection", "k", effect_column, low, high), "validation_curves")
+    need_finite(table, (effect_column,), "validation_curves")
     # A curve over the whole model has neither a layer nor a kind.
     table = table.assign(layer=table["layer"].fillna(-1).astype(int), kind=table["kind"].fillna("node"))
     layers, kinds, ks = (sorted(values(table[column].drop_duplicates())) for column in ("layer", "kind", "k"))
@@ -64,8 +65,12 @@ def dose_sweep(frame: pd.DataFrame) -> go.Figure:
 
     Args:
         frame: from `emotion_circuits.dose_sweep`.
+
+    Raises:
+        DataError: a column is missing, or no change is a number.
     """
     table = need(frame, ("strength", "change", "low", "high"), "dose_sweep").sort_values("strength")
+    need_finite(table, ("strength", "change"), "dose_sweep")
     figure = go.Figure()
     zero_line(figure)
     _lines(figure, table.assign(selection="top"), "strength", "change", "low", "high")
@@ -87,6 +92,8 @@ def circuit_curves(frame: pd.DataFrame) -> go.Figure:
     panels = ("sufficiency", "necessity")
     columns = [name + end for name in panels for end in ("", "_low", "_high")]
     table = need(frame, ("n_nodes", "selection", "ablation", *columns), "circuit_curves")
+    for name in panels:
+        need_finite(table, (name,), "circuit_curves")
     figure = make_subplots(rows=1, cols=2, horizontal_spacing=_GAP)
     for col, name in enumerate(panels, 1):
         _lines(figure, table, "n_nodes", name, f"{name}_low", f"{name}_high", row=1, col=col)

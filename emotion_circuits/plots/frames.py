@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import numpy as np
 import plotly.graph_objects as go
 
 from emotion_circuits.errors import DataError
@@ -24,6 +25,10 @@ Table: TypeAlias = "pd.DataFrame | Result"
 """A table, or a result that has one."""
 
 
+MOST_PRINTED = 10
+"""A matrix of more labels has colours alone in its cells."""
+
+
 def need(held: Table, columns: Sequence[str], figure: str) -> Any:
     """The table of ``held``, once it has rows and every column (as Any: pandas' types cannot follow a selection).
 
@@ -33,13 +38,30 @@ def need(held: Table, columns: Sequence[str], figure: str) -> Any:
     frame: Any = held.to_frame() if hasattr(held, "to_frame") else held
     missing = [column for column in columns if column not in frame]
     if missing:
+        wanted = f"{figure} needs the column{'s' if len(columns) > 1 else ''} {', '.join(columns)}"
+        if not len(frame.columns):
+            raise DataError(f"{wanted} and got an empty table; there is nothing to draw")
         raise DataError(
-            f"{figure} needs the columns {', '.join(columns)}; {', '.join(missing)} is missing from "
-            f"{', '.join(map(str, frame.columns)) or 'an empty table'}"
+            f"{wanted}; {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing from "
+            f"{', '.join(map(str, frame.columns))}"
         )
     if not len(frame):
         raise DataError(f"{figure} got a table without rows; there is nothing to draw")
     return frame
+
+
+def need_finite(frame: Any, columns: Sequence[str], figure: str) -> None:
+    """Refuse a table of which no row could be seen: Plotly would draw empty axes without a word.
+
+    Raises:
+        DataError: no row has a finite number in every one of these columns.
+    """
+    numbers = np.stack([frame[column].to_numpy(dtype=float, na_value=np.nan) for column in columns])
+    if not np.isfinite(numbers).all(axis=0).any():
+        raise DataError(
+            f"{figure} got no row with a finite {' and '.join(columns)}; there is nothing to draw, so see why the "
+            "values are missing"
+        )
 
 
 def values(column: Any) -> list[Any]:
@@ -75,6 +97,16 @@ def bars(low: Sequence[Any], value: Sequence[Any], high: Sequence[Any]) -> dict[
 def zero_line(figure: go.Figure, **place) -> None:
     """A hairline at y = 0."""
     figure.add_hline(y=0, line={"color": LIGHT.muted, "width": 1}, layer="below", **place)
+
+
+def matrix_height(n_rows: int, least: int) -> int:
+    """Height of a matrix whose rows are labels: every row has room for its name."""
+    return max(least, 170 + 22 * n_rows)
+
+
+def cell_text(n_labels: int) -> str | None:
+    """Numbers in the cells of a matrix of labels, where there are few enough to read."""
+    return "%{z:.2f}" if n_labels <= MOST_PRINTED else None
 
 
 def facet(figure: go.Figure, text: str, x: float, y: float = 1.0) -> None:

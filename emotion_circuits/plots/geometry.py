@@ -10,7 +10,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from emotion_circuits.directions.result import EmotionDirections
-from emotion_circuits.plots.frames import Table, need, values, zero_line
+from emotion_circuits.errors import NodeError
+from emotion_circuits.plots.frames import Table, cell_text, matrix_height, need, values, zero_line
 from emotion_circuits.plots.themes import LIGHT, diverging, faded, finish, plain, style_of
 
 if TYPE_CHECKING:
@@ -53,17 +54,26 @@ def emotion_similarity(directions: EmotionDirections, layer: int, site: str = "r
         directions: from `fit_directions`.
         layer: the layer; negative counts from the end.
         site: ``"resid_post"`` (after the MLP) or ``"resid_mid"`` (after attention).
+
+    Raises:
+        NodeError: there is no such layer.
     """
-    layer %= directions.n_layers
+    n_layers = directions.n_layers
+    if not -n_layers <= layer < n_layers:
+        raise NodeError(
+            f"layer {layer} is outside the directions, which have layers 0 to {n_layers - 1} (or -{n_layers} to -1, "
+            "from the end)"
+        )
+    layer %= n_layers
     cosines = directions.between_emotions(layer, site).float().cpu().numpy()
     names = [plain(emotion) for emotion in directions.emotions]
     trace = _cosines(cosines, names, names, np.array([[f"{a} and {b}" for a in names] for b in names]))
-    trace.update(texttemplate="%{z:.2f}")
+    trace.update(texttemplate=cell_text(len(names)))
     where = "the MLP" if site == "resid_post" else "attention"
     figure = finish(
         go.Figure(trace), "How alike the emotions’ directions are",
         f"cosine after {where} of layer {layer}; directions are centred, so a negative mean is expected",
-        x="emotion", y="emotion", height=430,
+        x="emotion", y="emotion", height=matrix_height(len(names), 430),
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain")
     figure.update_xaxes(constrain="domain")

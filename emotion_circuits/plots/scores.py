@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from emotion_circuits.attribution.influence import Influence
 from emotion_circuits.attribution.result import Attribution
-from emotion_circuits.errors import NodeError
+from emotion_circuits.errors import DataError, NodeError
 from emotion_circuits.plots.frames import facet, zero_line
 from emotion_circuits.plots.themes import LIGHT, diverging, faded, finish, plain, style_of
 
@@ -59,7 +59,10 @@ def neuron_long_tail(attribution: Attribution, *, labels: int = 6) -> go.Figure:
 
     Raises:
         NodeError: neurons were not scored.
+        DataError: ``labels`` is negative.
     """
+    if labels < 0:
+        raise DataError(f"neuron_long_tail names 0 or more of the best neurons, got labels={labels}")
     _scored(attribution, "neuron")
     spread, colour = attribution.concentration(), style_of(attribution.emotion).colour
     n = attribution.values.neurons.numel()
@@ -97,9 +100,15 @@ def influence_profile(influence: Influence, emotions: Sequence[str] | None = Non
     Args:
         influence: from `sublayer_influence`.
         emotions: which to draw; all by default.
+
+    Raises:
+        EmotionError: an emotion is unknown.
+        DataError: ``emotions`` is empty.
     """
     table: Any = influence.to_frame()
-    chosen = list(emotions or influence.emotions)
+    chosen = list(influence.emotions if emotions is None else emotions)
+    if not chosen:
+        raise DataError("influence_profile got no emotion to draw; name one or more, or leave `emotions` out for all")
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
     for col, sublayer in enumerate(("attention", "mlp"), 1):
         zero_line(figure, row=1, col=col)
@@ -128,7 +137,8 @@ def influence_profile(influence: Influence, emotions: Sequence[str] | None = Non
     figure.update_yaxes(showgrid=True)
     for text, x in (("After attention", 0.0), ("After the MLP", 0.52)):
         facet(figure, text, x, 1.0)
-    figure.update_layout(legend_y=1.08, margin_t=128)
+    if figure.layout.legend.orientation == "h":
+        figure.update_layout(legend_y=1.08, margin_t=128)
     return figure
 
 

@@ -2,7 +2,9 @@
 
 Colours     The six emotions were chosen by search so that they stay apart for every reader: any two are at least
             25 ΔE apart to normal, protanopic and deuteranopic eyes and 9 L* apart in grey (20 and 8 on dark), see
-            `emotion_circuits.plots.vision`. Every emotion also has a marker and a dash of its own.
+            `emotion_circuits.plots.vision`. Every emotion also has a marker and a dash of its own. Four more colours
+            serve other labels (18 ΔE and 3 L* apart from each other and from the six); after ten labels a colour comes
+            again with another marker and another dash, see `style_of`. `label_looks` brings a label set's own colours.
 Themes      ``light`` (the default), ``dark`` and ``paper``: serif, 8-point text, 3.3 inches wide (one column) or
             6.9 (two). A figure is built in light colours; a theme exchanges them, so any figure can change theme.
 
@@ -16,19 +18,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from html import escape
-from typing import Any, Literal
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any, Literal
 
 import plotly.graph_objects as go
 
-from emotion_circuits.errors import EmotionCircuitsError
+from emotion_circuits.errors import DataError, EmotionCircuitsError
 from emotion_circuits.plots import paper
 from emotion_circuits.plots.vision import channels
 from emotion_circuits.types import EKMAN
+
+if TYPE_CHECKING:
+    from emotion_circuits.data.labels import LabelSet
 
 ThemeName = Literal["light", "dark", "paper"]
 
@@ -36,6 +42,10 @@ SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberat
 SERIF = "'Times New Roman', 'Liberation Serif', 'Nimbus Roman', Times, serif"
 MARKERS = ("square", "circle", "star", "diamond", "triangle-up", "cross")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+
+_MOST_ABOVE = 10
+"""A legend of more entries stands beside the figure: above it, it would grow into the title."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class Palette:
         surface: what lies behind.
         low: negative end of a diverging scale.
         high: positive end, and the accent.
-        emotions: in the order of `EKMAN`.
+        emotions: in the order of `EKMAN`, then those of other labels.
         methods: for up to eight methods; the first six are those of `compare`, 15 ΔE apart to every eye.
     """
 
@@ -69,12 +79,14 @@ class Palette:
 
 LIGHT = Palette(
     ink="#1f2328", muted="#5c646e", grid="#e4e1da", surface="#fdfcf9", low="#2b5c9e", high="#b3541e",
-    emotions=("#902007", "#375fae", "#cba93d", "#332f59", "#589cb3", "#2a8b4d"),
+    emotions=("#902007", "#375fae", "#cba93d", "#332f59", "#589cb3", "#2a8b4d",
+              "#f096ff", "#1e4b3c", "#a5a587", "#1e87f0"),
     methods=("#3f5fa8", "#a884c4", "#d2a13c", "#0f766e", "#8a949f", "#b9c0c8", "#c9776b", "#4fa3c7"),
 )  # fmt: skip
 DARK = Palette(
     ink="#e8e6e1", muted="#a3abb5", grid="#343a43", surface="#16191e", low="#7fb0ea", high="#ee9a5f",
-    emotions=("#da6954", "#68a6d9", "#fee68c", "#906899", "#78e1dd", "#97c29a"),
+    emotions=("#da6954", "#68a6d9", "#fee68c", "#906899", "#78e1dd", "#97c29a",
+              "#a54b5a", "#c3ffc3", "#a59600", "#5a78e1"),
     methods=("#7f9be3", "#9560bd", "#cfa552", "#62d3c4", "#8d99a6", "#4b545e", "#d9938a", "#3f7a99"),
 )  # fmt: skip
 
@@ -163,15 +175,92 @@ class Style:
     dash: str
 
 
-def style_of(emotion: str | None, emotions: Sequence[str] = EKMAN) -> Style:
-    """Colour, marker and dash of an emotion; labels outside `EKMAN` take the places that are left, then start again."""
+_ACCENT = Style(LIGHT.methods[3], MARKERS[1], DASHES[0])
+"""The colour of circuits in comparisons: for a subject that stands alone and has no place among other labels."""
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The labels that figures are drawn for, and the colours that were given to some of them."""
+
+    names: tuple[str, ...] = ()
+    colours: Mapping[str, str] = field(default_factory=dict)
+
+
+_NO_LABELS = _Labels()
+_LABELS: ContextVar[_Labels] = ContextVar("emotion_circuits_labels", default=_NO_LABELS)
+
+
+@contextmanager
+def label_looks(labels: LabelSet | Sequence[str], colours: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Figures made inside the block give every label of a set one look, however few of them they show.
+
+    The label keeps the marker and the dash of its place. A theme exchanges only colours of the package's palette, so a
+    colour of one's own stays as it is on dark.
+
+    Args:
+        labels: a label set, whose own colours are used, or labels.
+        colours: by label, as ``#rrggbb``; None takes the label set's.
+
+    Raises:
+        DataError: a colour is written otherwise.
+
+    Example:
+        >>> from emotion_circuits import plots
+        >>> from emotion_circuits.plots.themes import style_of
+        >>> with plots.label_looks(["joy", "calm"], {"calm": "#3366aa"}):
+        ...     style_of("calm").colour
+        '#3366aa'
+    """
+    given = getattr(labels, "colours", {}) if colours is None else colours
+    for label, colour in given.items():
+        if not re.fullmatch(r"#[0-9a-fA-F]{6}", str(colour)):
+            raise DataError(f'the colour of {label!r} is {colour!r}; write it as "#rrggbb", such as "#c8a030"')
+    token = _LABELS.set(_Labels(tuple(labels), dict(given)))
+    try:
+        yield
+    finally:
+        _LABELS.reset(token)
+
+
+def style_of(emotion: str | None, emotions: Sequence[str] = ()) -> Style:
+    """Colour, marker and dash of an emotion.
+
+    1. The labels are those of `label_looks` if the emotion is one of them, and else ``emotions``.
+    2. Labels of `EKMAN` have places 0 to 5; the others take the places that these leave free, in their order.
+    3. At place p, round r = p // 10 through the ten colours begins anew with the next marker and the dash before, so
+       that two of the first 60 labels differ in colour, or else in both marker and dash.
+
+    An emotion that is none of the labels and not of `EKMAN` is drawn in the accent, which is no emotion's.
+    """
+    held = _LABELS.get()
+    place = _place(emotion, held.names if emotion in held.names else emotions)
+    look = _ACCENT if place is None else _look(place)
+    return replace(look, colour=held.colours[str(emotion)]) if emotion in held.colours else look
+
+
+def _place(emotion: str | None, emotions: Sequence[str]) -> int | None:
+    """Where an emotion stands among the looks; None if it has no place."""
     if emotion in EKMAN:
-        i = EKMAN.index(str(emotion))
-    else:
-        others = [e for e in emotions if e not in EKMAN]
-        free = [i for i, e in enumerate(EKMAN) if e not in emotions] or list(range(len(EKMAN)))
-        i = free[others.index(str(emotion)) % len(free)] if emotion in others else 0
-    return Style(LIGHT.emotions[i], MARKERS[i], DASHES[i])
+        return EKMAN.index(str(emotion))
+    others = [e for e in dict.fromkeys(emotions) if e not in EKMAN]
+    if emotion not in others:
+        return None
+    taken = {EKMAN.index(e) for e in emotions if e in EKMAN}
+    return next(islice((p for p in count() if p not in taken), others.index(str(emotion)), None))
+
+
+def _look(place: int) -> Style:
+    """The look of a place: colour, marker and dash have steps of their own."""
+    n_round, colour = divmod(place, len(LIGHT.emotions))
+    # The second six begin with another dash, so that no two of the ten agree in marker and dash.
+    dash = colour + colour // len(DASHES) - n_round
+    return Style(LIGHT.emotions[colour], MARKERS[(colour + n_round) % len(MARKERS)], DASHES[dash % len(DASHES)])
+
+
+def in_palette(colour: str, palette: Palette) -> str:
+    """A light colour's counterpart in another palette; a colour of somebody's own stays as it is."""
+    return dict(zip(LIGHT.all(), palette.all(), strict=True)).get(colour, colour)
 
 
 def faded(colour: str, alpha: float) -> str:
@@ -222,12 +311,21 @@ def finish(
     figure.update_yaxes(**axis)
     small = {"size": font.size - 1}
     figure.update_traces(colorbar={"tickfont": small, "title": {"font": small}}, selector={"type": "heatmap"})
+    if (n := _legend_entries(figure)) > _MOST_ABOVE:
+        # It begins no higher than the axes: of one that does, Plotly shows half a figure's height, and lets it scroll.
+        beside = {"orientation": "v", "y": 1.0, "yanchor": "top", "x": 1.02, "xanchor": "left", "tracegroupgap": 0}
+        figure.update_layout(legend=beside, height=max(height, 200 + 20 * n))
     if x:
         figure.update_xaxes(title_text=x)
     if y:
         figure.update_yaxes(title_text=y)
     active, columns = _ACTIVE.get()
     return active(figure, columns) if active.name != "light" else figure
+
+
+def _legend_entries(figure: go.Figure) -> int:
+    named: Any = figure.select_traces(lambda trace: trace.type in ("scatter", "bar"))  # Plotly's types lack the traces
+    return sum(trace.showlegend is not False and trace.visible is not False for trace in named)
 
 
 def exchange(text: str, swaps: dict[str, str]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import plotly.graph_objects as go
 
-from emotion_circuits.plots.frames import Table, need, values
+from emotion_circuits.plots.frames import Table, need, need_finite, values
 from emotion_circuits.plots.themes import LIGHT, diverging, finish, plain
 
 
@@ -17,6 +18,9 @@ def trace_heatmap(trace: Table, emotion: str | None = None) -> go.Figure:
         trace: from `emotion_circuits.trace`, or its table: ``position, token, layer, emotion, projection``; ``role``
             and ``turn`` part the messages of a conversation.
         emotion: show its layers; without it the last layer is shown, with all emotions.
+
+    Raises:
+        DataError: a column is missing, or no projection that would be shown is a number.
     """
     table = need(trace, ("position", "token", "layer", "emotion", "projection"), "trace_heatmap")
     if emotion is None:
@@ -25,11 +29,12 @@ def trace_heatmap(trace: Table, emotion: str | None = None) -> go.Figure:
     else:
         part, key, shown = table[table["emotion"] == emotion], "layer", plain(emotion)
     part = need(part, ("position",), f"trace_heatmap of {emotion or 'one layer'}")
+    need_finite(part, ("projection",), f"trace_heatmap of {emotion or 'one layer'}")
     rows = list(dict.fromkeys(values(part[key])))
     held = {row: part[part[key] == row].sort_values("position") for row in rows}
     first = held[rows[0]]
     tokens, z = values(first["token"]), [values(held[row]["projection"]) for row in rows]
-    reach = max(abs(v) for line in z for v in line) or 1.0
+    reach = max(abs(v) for line in z for v in line if math.isfinite(v)) or 1.0
     figure = go.Figure(
         go.Heatmap(
             z=z, x=list(range(len(tokens))), y=[plain(row) if key == "emotion" else row for row in rows],

@@ -7,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from emotion_circuits.plots.control import method_look
-from emotion_circuits.plots.frames import Table, bars, need, values
+from emotion_circuits.plots.frames import Table, bars, need, need_finite, values
 from emotion_circuits.plots.themes import LIGHT, finish, plain
 
 
@@ -17,10 +17,14 @@ def pareto(points: Table) -> go.Figure:
     Args:
         points: from `trade_off`, or a table with ``method, accuracy`` and ``perplexity_ratio`` or ``perplexity``, as of
             a `Comparison`; ``strength`` orders and names a method's points, ``low`` and ``high`` give intervals.
+
+    Raises:
+        DataError: a column is missing, or no row has both an accuracy and a perplexity.
     """
     table = need(points, ("method", "accuracy"), "pareto")
     cost = "perplexity_ratio" if "perplexity_ratio" in table else "perplexity"
     table = need(table, ("method", "accuracy", cost), "pareto")
+    need_finite(table, ("accuracy", cost), "pareto")
     methods, figure = list(dict.fromkeys(table["method"])), go.Figure()
     x, y = _front(table, cost)
     figure.add_trace(

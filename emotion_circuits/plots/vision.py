@@ -9,8 +9,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -61,13 +59,3 @@ def contrast(first: str, second: str) -> float:
     """WCAG contrast of two colours, 1 to 21."""
     dark, light = sorted(float(_XYZ[1] @ linear(colour)) for colour in (first, second))
     return (light + 0.05) / (dark + 0.05)
-
-
-def least_distance(colours: Sequence[str], sight: Sight = "normal") -> float:
-    """The smallest ΔE between any two colours, as such an eye sees them."""
-    return min(float(np.linalg.norm(lab(a, sight) - lab(b, sight))) for a, b in combinations(colours, 2))
-
-
-def least_grey_step(colours: Sequence[str]) -> float:
-    """The smallest difference in L* between any two colours."""
-    return min(abs(lightness(a) - lightness(b)) for a, b in combinations(colours, 2))

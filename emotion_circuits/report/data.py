@@ -11,6 +11,7 @@ from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.circuits.circuit import Circuit
 from emotion_circuits.circuits.stability import Stability
 from emotion_circuits.control.doses import Calibration
+from emotion_circuits.data.labels import LabelSet
 from emotion_circuits.directions.result import EmotionDirections
 from emotion_circuits.evaluation.comparison import Comparison
 
@@ -24,7 +25,8 @@ class ReportData:
 
     Attributes:
         title: of the page.
-        settings: of the run, shown as they stand; nested mappings become rows.
+        settings: of the run, shown as they stand; nested mappings become rows. A ``label_set`` among them gives the
+            emotions its colours.
         directions: the emotions' directions.
         attributions: scores, by emotion.
         influence: of every sublayer.
@@ -53,3 +55,14 @@ class ReportData:
     stability: Mapping[str, Stability] = field(default_factory=dict)
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     samples: pd.DataFrame | None = None
+
+    @property
+    def emotions(self) -> list[str]:
+        """Every emotion that any part of the run knows, in the directions' order first."""
+        return list(dict.fromkeys([*self.directions.emotions, *self.circuits, *self.attributions]))
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """The colours that the run's label set gives to its emotions."""
+        held = self.settings.get("label_set")
+        return LabelSet.from_dict(held).colours if isinstance(held, Mapping) else {}

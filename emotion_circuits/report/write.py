@@ -17,7 +17,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from emotion_circuits.artefacts import write_text
-from emotion_circuits.plots.themes import DARK, LIGHT, SANS, THEMES, style_of
+from emotion_circuits.plots.themes import DARK, LIGHT, SANS, THEMES, label_looks, style_of
 from emotion_circuits.report import tables
 from emotion_circuits.report.data import ReportData
 from emotion_circuits.report.figures import all_figures
@@ -46,8 +46,11 @@ def write_report(path: str | Path, run: ReportData) -> Path:
 
 def render_report(run: ReportData) -> str:
     """The report's HTML."""
+    # An emotion looks the same wherever it appears on the page.
+    with label_looks(run.emotions, run.colours):
+        results, figures = _results(run), all_figures(run)
     return _environment().get_template("report.html.j2").render(
-        run=run, **_page(), **_results(run), figures=all_figures(run), headline=headline(run.comparison),
+        run=run, **_page(), **results, figures=figures, headline=headline(run.comparison),
         settings=tables.setting_rows(run.settings), provenance=tables.setting_rows(run.directions.provenance),
         timings=tables.timing_rows(run.timings),
     )  # fmt: skip
@@ -63,7 +66,6 @@ def _page() -> dict[str, Any]:
 
 def _results(run: ReportData) -> dict[str, Any]:
     """Tables, replies and the few numbers that stand in the text."""
-    emotions = _emotions(run)
     return {
         "comparisons": _comparisons(run), "replies": sample_replies(run.comparison),
         "n_items": n_items(run.comparison), "n_shown": MAX_ITEMS, "methods": list(run.comparison.evaluations),
@@ -74,18 +76,14 @@ def _results(run: ReportData) -> dict[str, Any]:
         "stable": run.directions.stable_layers(), "split_half": float(run.directions.split_half.mean()),
         "quality": tables.quality_rows(run.directions.quality),
         "calibrations": {kind: tables.calibration_rows(held) for kind, held in run.calibrations.items()},
-        "dots": {e: _dot(e, emotions) for e in emotions},
+        "dots": {e: _dot(e) for e in run.emotions},
     }  # fmt: skip
 
 
-def _dot(emotion: str, emotions: list[str]) -> str:
-    """The style sheet's variable with an emotion's colour, which is another one in the dark."""
-    return f"var(--emotion-{LIGHT.emotions.index(style_of(emotion, emotions).colour)})"
-
-
-def _emotions(run: ReportData) -> list[str]:
-    """Every emotion that any part of the run knows, in the directions' order first."""
-    return list(dict.fromkeys([*run.directions.emotions, *run.circuits, *run.attributions]))
+def _dot(emotion: str) -> str:
+    """An emotion's colour: the style sheet's variable, which is another one in the dark, or a colour of its own."""
+    colour = style_of(emotion).colour
+    return f"var(--emotion-{LIGHT.emotions.index(colour)})" if colour in LIGHT.emotions else colour
 
 
 def _comparisons(run: ReportData) -> list[dict[str, Any]]:
