@@ -61,6 +61,7 @@ def visit(width: int = 1280, height: int = 1000, **options: Any) -> Iterator[Vis
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=executable, args=list(_QUIET))
         page = browser.new_page(viewport={"width": width, "height": height}, **options)
+        page.set_default_timeout(120_000)  # milliseconds, for slow and busy machines
         seen = Visit(page)
         page.on("console", lambda m: seen.problems.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: seen.problems.append(str(error)))

@@ -6,14 +6,16 @@ prompt, no cache, plain hooks, nothing of the package.
 
 from __future__ import annotations
 
-import socket
+import os
+import re
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -33,6 +35,7 @@ TEXTS = (
     "I moved home and rain fell to my desk .",
 )
 Edit = Callable[[Tensor], Tensor]
+T = TypeVar("T")
 
 
 def prompts(n: int = 5) -> list[Prompt]:
@@ -131,31 +134,79 @@ def unchecked(function, *args, **kwargs):
         config.update("jaxtyping_disable", False)
 
 
+def cpu_seconds(call: Callable[[], object]) -> float:
+    """The smallest CPU time of three calls, after one that loads what is loaded once."""
+    call()
+    spent = []
+    for _ in range(3):
+        start = time.process_time()
+        call()
+        spent.append(time.process_time() - start)
+    return min(spent)
+
+
+@dataclass
+class Background:
+    """A process beside the test's.
+
+    Attributes:
+        process: the process.
+        log: the file that holds what it prints.
+    """
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait_for(self, look: Callable[[], T | None], seconds: float) -> T:
+        """The first thing that ``look`` finds; fails with the log's end if the process ends or the time is over."""
+        end = time.monotonic() + seconds
+        while (found := look()) is None:
+            code, late = self.process.poll(), time.monotonic() > end
+            if code is not None or late:
+                why = f"not there after {seconds} s" if code is None else f"the process ended with {code}"
+                raise AssertionError(f"{why}; the log ends with:\n{self.log.read_text(errors='replace')[-4000:]}")
+            time.sleep(0.2)
+        return found
+
+    def printed(self, pattern: str, seconds: float = 120) -> str:
+        """The first thing that matches in the whole lines that the process prints."""
+
+        def look() -> str | None:
+            lines = self.log.read_text(errors="replace").rpartition("\n")[0]
+            match = re.search(pattern, lines)
+            return match[0] if match else None
+
+        return self.wait_for(look, seconds)
+
+
+@contextmanager
+def background(log: Path, *command: str, **environment: str) -> Iterator[Background]:
+    """``python *command`` in a process of its own, ended at the end; what it prints goes to ``log``."""
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, *command], stdout=out, stderr=subprocess.STDOUT, env=os.environ | environment
+        )
+    try:
+        yield Background(process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 @contextmanager
 def served(log: Path) -> Iterator[str]:
     """``transformers serve`` in a process of its own, which loads the folders it is asked for; yields its URL."""
     for package in ("fastapi", "uvicorn"):
         pytest.importorskip(package, reason="transformers serve needs it: pip install transformers[serving]")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     run = "import sys; from transformers.cli.transformers import main; sys.argv[0] = 'transformers'; main()"
-    options = ["serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    with log.open("w") as out:
-        command = [sys.executable, "-c", run, *options, "--dtype", "float32"]
-        server = subprocess.Popen(command, stdout=out, stderr=out)
-        try:
-            for _ in range(240):
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                    break
-                except OSError:
-                    assert server.poll() is None, log.read_text()[-2000:]
-                    time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            server.terminate()
-            server.wait(20)
+    # The server itself takes a free port and says which: a port that is looked for here may be gone by then.
+    options = ["serve", "--host", "127.0.0.1", "--port", "0", "--device", "cpu", "--dtype", "float32"]
+    with background(log, "-c", run, *options) as server:
+        yield server.printed(r"(?<=Uvicorn running on )http://127\.0\.0\.1:\d+", 300) + "/v1"
 
 
 class Parity:

@@ -373,7 +373,7 @@ def test_a_real_server_replies_as_the_model_does(tmp_path: Path) -> None:
     with served(tmp_path / "log") as url:
         there = ec.elicit(OpenAIBackend(str(MODEL_FOLDER), url, model.tokenizer), train, emotions, config=config)
         command = [sys.executable, "-m", "emotion_circuits", "elicit", "--out", str(run), "--base-url", url, *options]
-        subprocess.run(command, check=True, timeout=120)
+        subprocess.run(command, check=True, timeout=300)
     assert there.texts == here.texts
     assert [r.tokens for r in there] == [r.tokens for r in here]
     # The server is gone, and not needed: what it replied is there.

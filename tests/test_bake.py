@@ -149,7 +149,7 @@ def test_transformers_serves_it(qwen, tmp_path) -> None:
     folder, asked = str(bake(qwen, nodes, add, tmp_path / "baked")), prompts(1)[0]
     messages = [{"role": role, "content": content} for role, content in asked.messages]
     with served(tmp_path / "log") as url:
-        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
+        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300)  # it loads the model first
         answer = client.chat.completions.create(model=folder, messages=messages, max_tokens=8, temperature=0)
     hooked = ec.generate(qwen, [asked], ec.Patch(nodes, add, "all"), ec.GenerationConfig(max_new_tokens=8))[0].text
     assert hooked

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
-import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -20,7 +15,7 @@ from urllib.request import url2pathname
 import pytest
 import torch
 from browser import low_contrast, unlabelled, visit
-from helpers import EMOTIONS, ids_of, instructed, naive_record, naive_run, prompts
+from helpers import EMOTIONS, Background, background, ids_of, instructed, naive_record, naive_run, prompts
 
 import emotion_circuits as ec
 from emotion_circuits.errors import EmotionCircuitsError, EmotionError, NodeError, PromptError, RunError
@@ -402,33 +397,9 @@ def test_a_missing_package_says_how_to_get_it(module: str, package: str, monkeyp
 # In a browser
 
 
-@contextmanager
-def process(*command: str, out: int = subprocess.PIPE, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A process of its own, ended at the end; what it prints must be read, or go to ``DEVNULL``."""
-    started = subprocess.Popen(
-        [sys.executable, "-m", *command], stdout=out, stderr=subprocess.STDOUT, text=True,
-        env=os.environ | {"COLUMNS": "300", **environment},
-    )  # fmt: skip
-    try:
-        yield started
-    finally:
-        started.terminate()
-        try:
-            started.wait(20)
-        except subprocess.TimeoutExpired:
-            started.kill()
-            started.wait()
-
-
-def printed(started: subprocess.Popen[str], pattern: str) -> str:
-    """The first thing that matches in what a process prints."""
-    assert started.stdout is not None
-    lines = []
-    for line in started.stdout:
-        lines.append(line)
-        if match := re.search(pattern, line):
-            return match[0]
-    raise AssertionError("the process ended:\n" + "".join(lines))
+def exploring(folder: Path, log: Path) -> AbstractContextManager[Background]:
+    """The command on a run folder; wide, so that the address stays on one line."""
+    return background(log, "-m", "emotion_circuits", "explore", str(folder), "--no-browser", COLUMNS="300")
 
 
 def settled(page) -> None:
@@ -445,14 +416,11 @@ def slide(page, strength: float) -> None:
 
 
 @pytest.mark.slow
-def test_the_page_in_a_browser(folder: Path) -> None:
-    with (
-        process("emotion_circuits", "explore", str(folder), "--no-browser") as server,
-        visit(color_scheme="light") as seen,
-    ):
-        page, address = seen.page, printed(server, r"http://\S+")
+def test_the_page_in_a_browser(folder: Path, tmp_path: Path) -> None:
+    with exploring(folder, tmp_path / "log") as server, visit(color_scheme="light") as seen:
+        page, address = seen.page, server.printed(r"http://\S+")
         assert address.startswith("http://127.0.0.1:")
-        without = page.request.get(address[: address.rindex("/", 0, -1) + 1])
+        without = page.request.get(address[: address.rindex("/", 0, -1) + 1], timeout=120_000)
         assert without.status == 403
         page.goto(address)
         page.wait_for_selector(".ec-node")
@@ -516,17 +484,17 @@ def test_the_page_in_a_browser(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_hostile_texts_stay_texts(folder: Path) -> None:
+def test_hostile_texts_stay_texts(folder: Path, tmp_path: Path) -> None:
     def hostile(route) -> None:
-        parts = route.fetch().json()
+        parts = route.fetch(timeout=120_000).json()
         parts["reply"] |= {"before": HOSTILE, "after": [[HOSTILE, True], [HOSTILE, False]]}
         parts["node"]["promotes"][0]["token"] = parts["node"]["samples"][0]["text"] = HOSTILE
         parts["circuit"]["nodes"][0]["node"] = parts["status"]["error"] = HOSTILE
         route.fulfill(json=parts)
 
-    with process("emotion_circuits", "explore", str(folder), "--no-browser") as server, visit() as seen:
+    with exploring(folder, tmp_path / "log") as server, visit() as seen:
         seen.page.route("**/message", hostile)
-        seen.page.goto(printed(server, r"http://\S+"))
+        seen.page.goto(server.printed(r"http://\S+"))
         seen.page.locator(".ec-node").first.click()
         seen.page.wait_for_selector(".ec-facts h4")
         seen.page.click("summary")
@@ -545,7 +513,7 @@ RUN_ALL = """() => Promise.race([
     await sessionContext.session.kernel.info;
     lab.commands.execute("notebook:run-all-cells");  // is done when the last cell is; nobody waits for that
   })(),
-  new Promise((_, fail) => setTimeout(() => fail(new Error("the kernel does not start")), 60000)),
+  new Promise((_, fail) => setTimeout(() => fail(new Error("the kernel does not start")), 180000)),
 ])"""
 
 
@@ -565,17 +533,16 @@ def test_the_widget_in_jupyter_lab(folder: Path, tmp_path: Path) -> None:
     quiet.parent.mkdir(parents=True)
     quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     folders = {f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "DATA", "RUNTIME")}
-    port = free_port()
     command = (
-        "jupyterlab", "--no-browser", f"--port={port}", "--ServerApp.token=secret", f"--ServerApp.root_dir={tmp_path}",
-        "--LabApp.expose_app_in_browser=True", "--allow-root",
+        "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0",
+        "--ServerApp.token=secret", f"--ServerApp.root_dir={tmp_path}", "--LabApp.expose_app_in_browser=True",
     )  # fmt: skip
     folders["JUPYTERLAB_SETTINGS_DIR"] = str(tmp_path / "settings")
-    with process(*command, out=subprocess.DEVNULL, **folders), visit() as seen:
+    with background(tmp_path / "log", *command, **folders) as server, visit() as seen:
         page = seen.page
-        page.set_default_timeout(60_000)
-        wait_for(f"http://127.0.0.1:{port}/api?token=secret")
-        page.goto(f"http://127.0.0.1:{port}/lab/tree/explore.ipynb?token=secret")
+        page.set_default_timeout(180_000)
+        address = server.wait_for(lambda: address_of(tmp_path / "RUNTIME"), 180)
+        page.goto(f"{address}lab/tree/explore.ipynb?token=secret")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
         page.evaluate(RUN_ALL)
         page.wait_for_selector(".ec-node")
@@ -595,19 +562,11 @@ def test_the_widget_in_jupyter_lab(folder: Path, tmp_path: Path) -> None:
         assert seen.problems == []
 
 
-def free_port() -> int:
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return place.getsockname()[1]
-
-
-def wait_for(address: str, seconds: float = 60) -> None:
-    """Until the address answers."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            urllib.request.urlopen(address, timeout=5).read()
-            return
-        except OSError:
-            time.sleep(0.3)
-    raise AssertionError(f"{address} does not answer")
+def address_of(runtime: Path) -> str | None:
+    """What JupyterLab says of itself in its runtime folder, once it answers."""
+    try:
+        address = json.loads(next(runtime.glob("jpserver-*.json")).read_text())["url"]
+        urllib.request.urlopen(f"{address}api?token=secret", timeout=10).read()
+    except (StopIteration, ValueError, OSError):  # not written, half written, not listening
+        return None
+    return address

@@ -20,6 +20,7 @@ from emotion_circuits.demo import MODEL_FOLDER
 from emotion_circuits.evaluation.judges import LLMJudge
 
 pytestmark = [pytest.mark.slow]
+LOADING = 300.0  # seconds: the first request makes the server load the model
 ANSWER = ('{"label":', '"fear"', ',"match":', "true", "}", "<end>")
 
 
@@ -64,7 +65,7 @@ def test_answers_are_read(answering, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("ENDPOINT_KEY", "sk-very-secret")
     caplog.set_level(logging.DEBUG)
     cache = tmp_path / "answers.jsonl"
-    judge = LLMJudge(model, url, api_key_env="ENDPOINT_KEY", cache=cache, max_retries=1)
+    judge = LLMJudge(model, url, api_key_env="ENDPOINT_KEY", cache=cache, max_retries=1, timeout=LOADING)
     texts = ["It is dark and I tremble.", "The cup is blue.", "It is dark and I tremble.", ""]
     assert judge.estimate(texts).requests == 2
     assert [s.label for s in judge(texts)] == ["fear", "fear", "fear", None]
@@ -76,14 +77,15 @@ def test_answers_are_read(answering, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_model_that_cannot_judge_leaves_all_unscored(answering, tmp_path: Path) -> None:
-    judge = LLMJudge(str(MODEL_FOLDER), answering[1], max_retries=0, request={"max_tokens": 24})
+    judge = LLMJudge(str(MODEL_FOLDER), answering[1], max_retries=0, timeout=LOADING, request={"max_tokens": 24})
     scores = judge(["I am furious.", "The cup is blue."])
     assert [s.label for s in scores] == [None, None]
     assert all("no JSON object" in s.reason or "cut off" in s.reason for s in scores)
 
 
 def test_a_server_that_fails_leaves_unscored(answering) -> None:
-    score = LLMJudge("/no/such/model", answering[1], max_retries=1, backoff=0.01)(["I am furious."])[0]
+    judge = LLMJudge("/no/such/model", answering[1], max_retries=1, backoff=0.01, timeout=LOADING)
+    score = judge(["I am furious."])[0]
     assert score.label is None
     # The server closes the connection after such an answer, and the second try may meet it half closed.
     assert score.reason.startswith("no answer after 2 tries: status 500"), score.reason

@@ -289,6 +289,8 @@ class Endpoint:
 
     def __init__(self, *script: str) -> None:
         self.script, self.requests, self.lock = list(script), [], threading.Lock()
+        self.in_flight, self.most_in_flight = 0, 0
+        self.together, self.closed = threading.Barrier(4), threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -297,6 +299,14 @@ class Endpoint:
                 with outer.lock:
                     outer.requests.append((body, {k.lower(): v for k, v in self.headers.items()}))
                     behaviour = outer.script.pop(0) if outer.script else "good"
+                    outer.in_flight += 1
+                    outer.most_in_flight = max(outer.most_in_flight, outer.in_flight)
+                if behaviour == "wait for three others":
+                    with contextlib.suppress(threading.BrokenBarrierError):  # they do not come
+                        outer.together.wait(20)
+                        time.sleep(0.2)  # for one more than may come
+                with outer.lock:
+                    outer.in_flight -= 1  # before the answer, which makes the client send the next request
                 with contextlib.suppress(ConnectionError):  # the client may have given up
                     outer.play(self, behaviour, body)
 
@@ -310,7 +320,7 @@ class Endpoint:
 
     def play(self, handler: BaseHTTPRequestHandler, behaviour: str, body: dict) -> None:
         if behaviour == "timeout":
-            time.sleep(1.5)
+            self.closed.wait(60)
             return
         if behaviour == "half":
             handler.send_response(200)
@@ -353,6 +363,7 @@ class Endpoint:
         return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
 
     def close(self) -> None:
+        self.closed.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -387,7 +398,7 @@ def test_llm_judge_asks_both_questions(endpoint) -> None:
 
 @pytest.mark.parametrize("trouble", ["429", "500", "503", "timeout", "half", "broken json"])
 def test_llm_judge_recovers(endpoint, trouble: str) -> None:
-    server, judge = endpoint(trouble, timeout=0.5 if trouble == "timeout" else 10.0)
+    server, judge = endpoint(trouble, timeout=1.0 if trouble == "timeout" else 10.0)
     start = time.monotonic()
     assert judge(["I am furious"])[0].label == "anger"
     assert len(server.requests) == 2 or trouble == "timeout"
@@ -397,7 +408,7 @@ def test_llm_judge_recovers(endpoint, trouble: str) -> None:
 
 @pytest.mark.parametrize("trouble", ["500", "half", "broken json", "429", "timeout"])
 def test_llm_judge_gives_up_as_unscored(endpoint, trouble: str) -> None:
-    server, judge = endpoint(*[trouble] * 3, max_retries=2, timeout=0.3 if trouble == "timeout" else 10.0)
+    server, judge = endpoint(*[trouble] * 3, max_retries=2, timeout=1.0 if trouble == "timeout" else 10.0)
     score = judge.match(["I am furious"], ["anger"])[0]
     assert score.label is None
     assert "no answer after 3 tries" in score.reason
@@ -412,7 +423,7 @@ def test_every_kind_of_trouble_is_named_once(endpoint) -> None:
 
 
 def test_a_server_with_every_trouble_loses_nothing(endpoint) -> None:
-    _, judge = endpoint(*["timeout", "429", "500", "broken json", "half", "503"] * 2, timeout=0.5, max_retries=9)
+    _, judge = endpoint(*["timeout", "429", "500", "broken json", "half", "503"] * 2, timeout=1.0, max_retries=9)
     texts = [f"I am furious, number {i}" if i % 3 else f"The cup is blue, number {i}" for i in range(18)]
     assert [s.label for s in judge(texts)] == ["anger" if i % 3 else "neutral" for i in range(18)]
 
@@ -507,10 +518,9 @@ def test_estimate_counts_before_sending() -> None:
 
 
 def test_requests_run_side_by_side_but_not_too_fast(endpoint) -> None:
-    _, judge = endpoint(*["timeout"] * 4, timeout=0.5, concurrency=4)
-    start = time.monotonic()
-    assert {s.label for s in judge([f"I am furious {i}" for i in range(4)])} == {"anger"}
-    assert time.monotonic() - start < 1.9  # four time-outs of 0.5 s together, not one after another
+    server, judge = endpoint(*["wait for three others"] * 8, timeout=60.0, concurrency=4)
+    assert {s.label for s in judge([f"I am furious {i}" for i in range(8)])} == {"anger"}
+    assert server.most_in_flight == 4
     _, slow = endpoint(requests_per_minute=600.0)
     start = time.monotonic()
     slow([f"I am furious {i}" for i in range(6)])

@@ -385,14 +385,11 @@ def opened(seen: Visit, path: Path) -> Any:
     page = seen.page
     page.route("**/*", lambda route: route.continue_() if route.request.url.startswith("file:") else route.abort())
     page.goto(path.as_uri())
-    page.evaluate("""async () => {
-      for (const plot of document.querySelectorAll("[data-figure]")) {
-        if (!plot.offsetParent) continue;
-        plot.scrollIntoView({ behavior: "instant" });
-        while (!plot.dataset.drawn) await new Promise(requestAnimationFrame);
-      }
-      scrollTo(0, 0);
-    }""")
+    for plot in page.query_selector_all("[data-figure]"):
+        if plot.evaluate("(e) => Boolean(e.offsetParent)"):
+            plot.evaluate("(e) => e.scrollIntoView({ behavior: 'instant' })")
+            page.wait_for_function("(e) => e.dataset.drawn", arg=plot, timeout=60_000)
+    page.evaluate("scrollTo(0, 0)")
     return page
 
 
@@ -457,14 +454,12 @@ def check_player(page: Any) -> None:
     """The animation over layers has a slider and a button, both for the keyboard."""
     slider = page.locator("#directions input[type=range]")
     slider.focus()
-    page.keyboard.press("Home")
     first = "document.querySelector('[data-figure=json-samples]').data[0].x[0]"
-    page.wait_for_timeout(600)
-    at_start = page.evaluate(first)
-    page.keyboard.press("End")
-    page.wait_for_timeout(600)
-    assert slider.get_attribute("aria-valuetext") == "layer 4"
-    assert page.evaluate(first) != at_start
+    for key, layer in (("Home", "layer 0"), ("End", "layer 4")):
+        before = page.evaluate(first)
+        page.keyboard.press(key)
+        page.wait_for_selector(f"#directions input[type=range][aria-valuetext='{layer}']")
+        page.wait_for_function(f"(before) => {first} !== before", arg=before)
 
 
 @pytest.mark.slow
