@@ -54,7 +54,7 @@ class Retry:
     backoff: float
 
     def wait(self, tries: int, asked: float | None) -> float:
-        """Returns the seconds before the next try: what the server asked for, else exponential with jitter."""
+        """The seconds before the next try: what the server asked for, else exponential with jitter."""
         if asked is not None:
             return min(asked, LONGEST_WAIT) + random.uniform(0, self.backoff)
         return min(self.backoff * 2**tries * random.uniform(0.5, 1.5), LONGEST_WAIT)
@@ -70,7 +70,7 @@ class Pace:
         self.next = 0.0
 
     async def turn(self) -> None:
-        """Waits for this request's turn."""
+        """Wait for this request's turn."""
         while (ahead := self.next - time.monotonic()) > 0:
             if self.gap:
                 self.next += self.gap
@@ -80,7 +80,7 @@ class Pace:
         self.next = time.monotonic() + self.gap
 
     def hold(self, seconds: float) -> None:
-        """Makes every further request wait."""
+        """Make every further request wait."""
         self.next = max(self.next, time.monotonic() + seconds)
 
 
@@ -93,8 +93,8 @@ def open_client(base_url: str | None, api_key_env: str, timeout: float) -> Any:
         timeout: Seconds for one request.
 
     Raises:
-        ImportError: If the ``openai`` package is not installed.
-        ModelError: If there is no key for an endpoint that needs one, or the address may hold a secret.
+        ImportError: the ``openai`` package is not installed.
+        ModelError: there is no key for an endpoint that needs one, or the address may hold a secret.
     """
     try:
         from openai import AsyncOpenAI
@@ -113,7 +113,7 @@ def open_client(base_url: str | None, api_key_env: str, timeout: float) -> Any:
 
 
 def check_url(url: str | None, what: str = "base_url", api_key_env: str = "OPENAI_API_KEY") -> None:
-    """Refuses an address that may hold a secret.
+    """Refuse an address that may hold a secret.
 
     Args:
         url: The address; None is fine.
@@ -121,7 +121,7 @@ def check_url(url: str | None, what: str = "base_url", api_key_env: str = "OPENA
         api_key_env: The environment variable that is meant for the key.
 
     Raises:
-        ModelError: If it has a user name, a password, a query or a fragment; does not repeat them.
+        ModelError: it has a user name, a password, a query or a fragment; does not repeat them.
     """
     # Wherever these signs stand: a password may hold a slash, and then a parser no longer finds it.
     if url and set(url) & set("@?#"):
@@ -132,7 +132,7 @@ def check_url(url: str | None, what: str = "base_url", api_key_env: str = "OPENA
 
 
 def content(response: Any) -> str | NoAnswer:
-    """Returns the text of a response; an empty or cut-off one is no answer."""
+    """The text of a response; an empty or cut-off one is no answer."""
     choice = response.choices[0]
     if choice.finish_reason == "length":
         return NoAnswer("the answer was cut off: raise max_tokens with request={'max_tokens': ...}")
@@ -146,7 +146,7 @@ async def ask(
     pace: Pace,
     read: Callable[[Any], Answer | NoAnswer] = content,
 ) -> Answer | NoAnswer:
-    """Sends one chat request until there is an answer.
+    """Send one chat request until there is an answer.
 
     Args:
         client: From `open_client`.
@@ -156,7 +156,7 @@ async def ask(
         read: Takes what is wanted out of a response; by default its text.
 
     Raises:
-        ModelError: If the endpoint refuses the key, or does not know the model or path.
+        ModelError: the endpoint refuses the key, or does not know the model or path.
     """
     import openai
 
@@ -229,7 +229,7 @@ async def ask_side_by_side(
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Runs a coroutine from ordinary code, also inside a notebook's running loop."""
+    """Run a coroutine from ordinary code, also inside a notebook's running loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -275,7 +275,7 @@ class AnswerCache:
 
     @staticmethod
     def key(request: Any) -> str:
-        """Returns a name for everything that an answer depends on."""
+        """A name for everything that an answer depends on."""
         return hashlib.sha256(json.dumps(request, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     def __contains__(self, key: str) -> bool:
@@ -285,7 +285,7 @@ class AnswerCache:
         return self.answers[key]
 
     def add(self, key: str, answer: str) -> None:
-        """Keeps an answer; the line is written at once and whole."""
+        """Keep an answer; the line is written at once and whole."""
         self.answers[key] = answer
         if self.path is None:
             return

@@ -246,11 +246,6 @@ class NodeValues:
     neurons: Float[Tensor, "layer neuron"]
     heads: Float[Tensor, "layer head"]
 
-    @property
-    def dims_shape(self) -> tuple[int, int, int]:
-        """Layers, neurons per layer, heads per layer."""
-        return (*self.neurons.shape, self.heads.shape[1])  # type: ignore[return-value]
-
     def values(self, kind: NodeKind) -> Float[Tensor, "layer unit"]:
         """The values of one kind."""
         return self.neurons if kind == "neuron" else self.heads

@@ -75,7 +75,7 @@ def test_moods_share_no_sentence():
 
 
 def test_described_states_never_name_an_emotion():
-    for states in wordings.described_states.values():
+    for states in wordings.DESCRIBED_STATES.values():
         for state in states:
             assert not EMOTION_WORD.search(state), state
 

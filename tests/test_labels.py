@@ -156,13 +156,17 @@ def test_a_wrong_file_is_refused_with_line_and_key(tmp_path: Path, text: str, me
         LabelSet.load(written(tmp_path, text))
 
 
+def test_a_colour_that_figures_cannot_use_is_refused_at_once() -> None:
+    assert Label("joy", colour="#C8a030").colour == "#C8a030"
+    with pytest.raises(DataError, match="the colour 'red', not one such as"):
+        Label("joy", colour="red")
+
+
 @pytest.mark.parametrize("name", ["uninstructed", "Uninstructed", "heads-anger", "HEADS-anger", "neutral", "overall"])
 def test_a_label_is_no_name_that_runs_use_themselves(name: str) -> None:
     assert elicited("anger") != elicited(None)
     with pytest.raises(DataError, match=f"label '{name}' is not a label of .* other than 'neutral', 'uninst"):
         Label(name)
-    with pytest.raises(DataError, match="colour 'red' is not written"):
-        Label("joy", colour="red")
     with pytest.raises(DataError, match=f"label '{name}'"):
         Settings(emotions=("anger", name))
     with pytest.raises(DataError, match=f"label '{name}'"):

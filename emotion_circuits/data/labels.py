@@ -79,7 +79,7 @@ class Label:
         if not _allowed(self.name):
             raise DataError(f"label {self.name!r} is not {_ALLOWED}")
         if self.colour is not None and not _COLOUR.fullmatch(self.colour):
-            raise DataError(f'label {self.name!r}: colour {self.colour!r} is not written as "#rrggbb", such as "#c8a030"')
+            raise DataError(f'label {self.name!r} has the colour {self.colour!r}, not one such as "#c8a030"')
 
     @property
     def base(self) -> str:

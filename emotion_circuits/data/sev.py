@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from emotion_circuits import artefacts
 from emotion_circuits.data.instructions import Style, Wording, english
 from emotion_circuits.data.prompts import Prompt
 from emotion_circuits.errors import DataError
@@ -106,7 +107,7 @@ class SEV:
     def to_jsonl(self, path: str | Path) -> None:
         """Write the file that `from_jsonl` reads."""
         lines = (json.dumps(asdict(record), ensure_ascii=False) for record in self.records)
-        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        artefacts.write_text(Path(path), "\n".join(lines) + "\n")
 
     @property
     def items(self) -> list[Item]:

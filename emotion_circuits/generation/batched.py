@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from emotion_circuits import distributed
-from emotion_circuits.data.prompts import as_prompts
+from emotion_circuits.data.prompts import Prompt, as_prompts
 from emotion_circuits.errors import ModelError, PatchError
 from emotion_circuits.generation.backend import Backend, OnReply, replies_of
 from emotion_circuits.generation.config import GenerationConfig
@@ -67,13 +68,29 @@ def generate(
     config.check(len(asked))
     patches = [] if patch is None else [patch] if isinstance(patch, Patch) else list(patch)
     _check_rows(patches, len(asked))
-    if not isinstance(model, HookedModel):
-        if on_text is not None:
-            raise ModelError(f"the backend {model.name} hands on whole replies; leave out on_text, or use on_reply")
-        return replies_of(
-            model, asked, patches, config,
-            emotion=emotion, method=method, batch_size=batch_size, on_reply=on_reply, journal=journal,
-        )  # fmt: skip
+    noted: dict[str, Any] = {"emotion": emotion, "method": method}
+    kept: dict[str, Any] = {"batch_size": batch_size, "on_reply": on_reply, "journal": journal}
+    if isinstance(model, HookedModel):
+        return _decoded(model, asked, patches, config, on_text=on_text, **noted, **kept)
+    if on_text is not None:
+        raise ModelError(f"the backend {model.name} hands on whole replies; leave out on_text, or use on_reply")
+    return replies_of(model, asked, patches, config, **noted, **kept)
+
+
+def _decoded(
+    model: HookedModel,
+    asked: Sequence[Prompt],
+    patches: Sequence[Patch],
+    config: GenerationConfig,
+    *,
+    emotion: str | None,
+    method: str,
+    batch_size: int | None,
+    on_reply: OnReply | None,
+    on_text: OnText | None,
+    journal: ReplyJournal | None,
+) -> Replies:
+    """The replies that the model makes here, batch by batch, those of the journal and of other processes included."""
     stream = None if on_text is None else TextStream(model, config, on_text)
     call = None if journal is None else journal.call(asked, model.fingerprint(), patches, config, emotion, method)
     replies: dict[int, Reply] = {}

@@ -16,5 +16,5 @@ MOODS: dict[str, ModuleType] = dict(
     zip((*EMOTIONS, NEUTRAL), (anger, sadness, happiness, fear, surprise, disgust, neutral), strict=True)
 )
 
-described_states: dict[str, list[str]] = {emotion: list(MOODS[emotion].STATES) for emotion in EMOTIONS}
+DESCRIBED_STATES: dict[str, list[str]] = {emotion: list(MOODS[emotion].STATES) for emotion in EMOTIONS}
 """Per emotion, instructions that describe the state and never name it; the first is the toolkit's own wording."""

@@ -48,7 +48,7 @@ class Kappa:
 
 
 def confusion(first: Sequence[Score | str | None], second: Sequence[Score | str | None]) -> pd.DataFrame:
-    """Returns counts: rows are the first's labels, columns the second's, with "unscored" where there is one."""
+    """Counts: rows are the first's labels, columns the second's, with "unscored" where there is one."""
     a, b = (_names(labels) for labels in (first, second))
     _check_length(a, b)
     used = {*a, *b}
@@ -70,7 +70,7 @@ def cohen_kappa(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Kappa:
-    """Returns agreement beyond chance of two raters, with a percentile bootstrap interval.
+    """Agreement beyond chance of two raters, with a percentile bootstrap interval.
 
     Args:
         first: Labels or scores of one rater; None is unscored.
@@ -81,7 +81,7 @@ def cohen_kappa(
         seed: Of the bootstrap.
 
     Raises:
-        DataError: If lengths differ, or no item is scored by both.
+        DataError: lengths differ, or no item is scored by both.
     """
     a, b = _names(first), _names(second)
     _check_length(a, b)
@@ -122,7 +122,7 @@ def write_labelling_sheet(path: str | Path, texts: Sequence[str], seed: int = 0)
         seed: Of the order.
 
     Raises:
-        DataError: If the file exists.
+        DataError: the file exists.
     """
     path, texts = Path(path), check_texts(texts)
     if path.exists():
@@ -137,7 +137,7 @@ def write_labelling_sheet(path: str | Path, texts: Sequence[str], seed: int = 0)
 
 
 def read_labelling_sheet(path: str | Path, texts: Sequence[str], labels: Sequence[str] = EKMAN) -> list[Score]:
-    """Reads a filled-in sheet back, in the order of the texts; an empty label or "?" is unscored.
+    """Read a filled-in sheet back, in the order of the texts; an empty label or "?" is unscored.
 
     Args:
         path: The file.
@@ -145,7 +145,7 @@ def read_labelling_sheet(path: str | Path, texts: Sequence[str], labels: Sequenc
         labels: The emotions that may stand there, besides "neutral".
 
     Raises:
-        DataError: If columns or rows are missing or doubled, a row belongs to another text, or a label is unknown.
+        DataError: columns or rows are missing or doubled, a row belongs to another text, or a label is unknown.
     """
     path, texts = Path(path), check_texts(texts)
     scores: dict[int, Score] = {}
@@ -189,7 +189,7 @@ def _human(row: dict[str, str], known: tuple[str, ...], where: str) -> Score:
 
 
 def _as_cell(text: str) -> str:
-    """Keeps a spreadsheet from taking a text for a formula."""
+    """Keep a spreadsheet from taking a text for a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 

@@ -51,10 +51,10 @@ class Judge(Protocol):
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:
-    """Returns the texts as a list.
+    """The texts as a list.
 
     Raises:
-        TypeError: If one string was given instead of several, or something that is not a string.
+        TypeError: one string was given instead of several, or something that is not a string.
     """
     if isinstance(texts, str):
         raise TypeError(f"a judge reads a sequence of texts, but got one string {texts[:40]!r}: give [text]")
@@ -66,11 +66,11 @@ def check_texts(texts: Sequence[str]) -> list[str]:
 
 
 def check_emotions(texts: Sequence[str], emotions: Sequence[str] | str, labels: Sequence[str]) -> list[str]:
-    """Returns one emotion per text; a single emotion stands for all texts.
+    """One emotion per text; a single emotion stands for all texts.
 
     Raises:
-        EmotionError: If an emotion is not among the judge's labels (it is a ValueError).
-        ValueError: If there are not as many emotions as texts.
+        EmotionError: an emotion is not among the judge's labels (it is a ValueError).
+        ValueError: there are not as many emotions as texts.
     """
     emotions = [emotions] * len(texts) if isinstance(emotions, str) else list(emotions)
     if len(emotions) != len(texts):

@@ -45,7 +45,7 @@ class ClassifierJudge:
         batch_size: Texts per forward pass.
 
     Raises:
-        ModelError: If labels of the model can be mapped to no emotion; the message lists them.
+        ModelError: labels of the model can be mapped to no emotion; the message lists them.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class ClassifierJudge:
         self.multi_label = self.model.config.problem_type == "multi_label_classification"
 
     def __call__(self, texts: Sequence[str]) -> list[Score]:
-        """Returns the most probable label of each text."""
+        """The most probable label of each text."""
         return [self._classify(p) if p else Score(None, "empty: no words") for p in self._scores(check_texts(texts))]
 
     def match(self, texts: Sequence[str], emotions: Sequence[str] | str) -> list[Score]:
-        """Returns the emotion asked for where its probability reaches the threshold.
+        """The emotion asked for where its probability reaches the threshold.
 
         Raises:
-            EmotionError: If the classifier has no label for an emotion.
+            EmotionError: the classifier has no label for an emotion.
         """
         texts = check_texts(texts)
         emotions = check_emotions(texts, emotions, self.labels)
@@ -127,10 +127,10 @@ class ClassifierJudge:
 
 
 def map_labels(labels: Sequence[str], given: Mapping[str, str | None]) -> list[str | None]:
-    """Returns what each of a classifier's labels stands for (None: ignored).
+    """What each of a classifier's labels stands for (None: ignored).
 
     Raises:
-        ModelError: If a label is unknown, or ``given`` names a label that the classifier does not have.
+        ModelError: a label is unknown, or ``given`` names a label that the classifier does not have.
     """
     strangers = [label for label in given if label not in labels]
     if strangers:

@@ -42,7 +42,7 @@ FELT = frozenset(
 
 
 def modifier(tokens: Tokens, hit: Hit, used: set[int]) -> float:
-    """Returns the factor for the weight of a phrase, 0 when it is negated.
+    """The factor for the weight of a phrase, 0 when it is negated.
 
     Args:
         used: Indices of words that belong to other phrases; a "not" in there negates nothing else.

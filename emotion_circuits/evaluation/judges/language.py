@@ -63,7 +63,7 @@ INTERJECTIONS = frozenset("no ha he oh hey yes wow ugh very so really boo ah la 
 
 @cache
 def common_words() -> tuple[frozenset[str], frozenset[str]]:
-    """Returns (all frequent words, the function words among them)."""
+    """(all frequent words, the function words among them)."""
     text = (files("emotion_circuits.evaluation.judges") / "words" / "common.txt").read_text("utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     function = frozenset(" ".join(lines[: lines.index("--")]).split())
@@ -113,7 +113,7 @@ class English:
         )
 
     def unreadable(self, tokens: Tokens) -> str | None:
-        """Returns why a text cannot be judged, or None if it can."""
+        """Why a text cannot be judged, or None if it can."""
         words = tokens.words
         if not words:
             return "empty: no words"
@@ -150,12 +150,12 @@ class English:
 
 @cache
 def wrong_after(word: str) -> frozenset[str]:
-    """Returns the words that cannot follow a word in an English clause."""
+    """The words that cannot follow a word in an English clause."""
     return frozenset().union(*(then for first, then in NEVER_FOLLOWS if word in first))
 
 
 def repetition(words: list[str]) -> str | None:
-    """Returns how a text repeats itself, or None if it does not.
+    """How a text repeats itself, or None if it does not.
 
     A loop is a pair of words that comes four times and fills 40 % of the text, one word five times in a row, or
     fewer than 35 % distinct words in stretches of sixty.

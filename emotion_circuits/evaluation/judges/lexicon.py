@@ -70,7 +70,7 @@ class LexiconJudge:
         Yes needs evidence above the threshold and at least half of that for the strongest label.
 
         Raises:
-            EmotionError: If the judge has no entries for an emotion.
+            EmotionError: the judge has no entries for an emotion.
         """
         texts = check_texts(texts)
         emotions = check_emotions(texts, emotions, self.labels)

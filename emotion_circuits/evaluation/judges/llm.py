@@ -69,7 +69,7 @@ class LLMJudge:
         request: More arguments of the request; None removes one, e.g. ``{"temperature": None}``.
 
     Raises:
-        ModelError: If the address may hold a secret.
+        ModelError: the address may hold a secret.
     """
 
     alone = True  # one process keeps the answers, and the pace that was asked for
@@ -103,15 +103,15 @@ class LLMJudge:
         self.options = {key: value for key, value in options.items() if value is not None}
 
     def __call__(self, texts: Sequence[str]) -> list[Score]:
-        """Asks which of the labels each text expresses, "neutral" included."""
+        """Ask which of the labels each text expresses, "neutral" included."""
         texts = check_texts(texts)
         return [self._read_label(answer) for answer in self._answers(texts, self._questions(texts, None))]
 
     def match(self, texts: Sequence[str], emotions: Sequence[str] | str) -> list[Score]:
-        """Asks "does this text express e?", yes or no.
+        """Ask "does this text express e?", yes or no.
 
         Raises:
-            EmotionError: If an emotion is not among the labels.
+            EmotionError: an emotion is not among the labels.
         """
         texts = check_texts(texts)
         emotions = check_emotions(texts, emotions, self.labels)
@@ -126,7 +126,7 @@ class LLMJudge:
         *,
         emotions: Sequence[str] | str | None = None,
     ) -> Estimate:
-        """Returns what judging the texts would take, without sending anything.
+        """What judging the texts would take, without sending anything.
 
         Args:
             texts: The replies.
@@ -135,7 +135,7 @@ class LLMJudge:
             emotions: Those to be matched; None for classifying.
 
         Raises:
-            EmotionError: If an emotion is not among the labels.
+            EmotionError: an emotion is not among the labels.
         """
         texts = check_texts(texts)
         pairs = zip(texts, self._questions(texts, emotions), strict=True)
@@ -162,7 +162,7 @@ class LLMJudge:
         return self.cache.key([self.base_url, self.model, self.options, messages])
 
     def _answers(self, texts: list[str], questions: list[str]) -> list[str | NoAnswer]:
-        """Returns the raw answer to each request, or why there is none."""
+        """The raw answer to each request, or why there is none."""
         out: list[str | NoAnswer] = [NoAnswer("empty: no words")] * len(texts)
         requests, places = {}, {}
         for i, (text, question) in enumerate(zip(texts, questions, strict=True)):
@@ -219,7 +219,7 @@ def _unscored(answer: str | NoAnswer) -> Score:
 
 
 def _parse(answer: str) -> dict[str, Any] | None:
-    """Reads a JSON object, bare or in a code fence; anything else is None."""
+    """Read a JSON object, bare or in a code fence; anything else is None."""
     text = answer.strip()
     if text.startswith("```") and text.endswith("```"):
         text = text[3:-3].removeprefix("json").strip()

@@ -75,7 +75,7 @@ class PhraseBook:
         entries: (entry, label, weight); the notation is described in ``words/README.txt``.
 
     Raises:
-        ValueError: If an entry's brackets do not match, or it stands for no words at all.
+        ValueError: an entry's brackets do not match, or it stands for no words at all.
     """
 
     def __init__(self, entries: Iterable[tuple[str, str, float]]) -> None:
@@ -138,7 +138,7 @@ class PhraseBook:
         return target
 
     def find(self, words: list[str], sentence: list[int]) -> list[Hit]:
-        """Returns the phrases found, in order, none overlapping and none across sentences."""
+        """The phrases found, in order, none overlapping and none across sentences."""
         names = [self._names.get(word) or self._name(word) for word in words]
         found = [hit for at in range(len(words)) if (hit := self._longest(names, sentence, at)) is not None]
         if len(found) < 2:

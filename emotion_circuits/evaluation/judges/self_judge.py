@@ -37,7 +37,7 @@ class SelfJudge:
         match_prompt: Has ``{text}`` and ``{emotion}``.
 
     Raises:
-        ModelError: If two labels are the same tokens for the model's tokenizer.
+        ModelError: two labels are the same tokens for the model's tokenizer.
     """
 
     def __init__(
@@ -58,17 +58,17 @@ class SelfJudge:
         self.name = f"self:{self.hf.config.name_or_path or type(self.hf).__name__}"
 
     def __call__(self, texts: Sequence[str]) -> list[Score]:
-        """Returns the most probable of the labels and "neutral" for each text."""
+        """The most probable of the labels and "neutral" for each text."""
         texts = check_texts(texts)
         answers = (*self.labels, NEUTRAL)
         prompts = [self.classify_prompt.format(text=text, answers=", ".join(answers)) for text in texts]
         return [self._best(p, problem) for p, problem in self._probabilities(texts, prompts, answers)]
 
     def match(self, texts: Sequence[str], emotions: Sequence[str] | str) -> list[Score]:
-        """Returns the emotion asked for where "yes" is more probable than "no".
+        """The emotion asked for where "yes" is more probable than "no".
 
         Raises:
-            EmotionError: If an emotion is not among the labels.
+            EmotionError: an emotion is not among the labels.
         """
         texts = check_texts(texts)
         emotions = check_emotions(texts, emotions, self.labels)
@@ -91,7 +91,7 @@ class SelfJudge:
     def _probabilities(
         self, texts: list[str], prompts: list[str], answers: tuple[str, ...]
     ) -> list[tuple[dict[str, float], str]]:
-        """Returns (probability per answer, problem) of each prompt."""
+        """(probability per answer, problem) of each prompt."""
         ids = {answer: self._answer_ids(answer) for answer in answers}
         self._check_distinct(ids)
         longest = max(map(len, ids.values()))
@@ -127,7 +127,7 @@ class SelfJudge:
         return [[sum(found[i, a[:k], a[k]] for k in range(len(a))) for a in answers] for i in range(len(prompts))]
 
     def _next_token(self, sequences: list[list[int]]) -> Any:
-        """Returns log p(next token) [sample, d_vocab] after each sequence."""
+        """Log p(next token) [sample, d_vocab] after each sequence."""
         import torch
 
         width = max(map(len, sequences))

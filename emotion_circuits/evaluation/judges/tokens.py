@@ -43,7 +43,7 @@ class Tokens:
 
 @lru_cache(maxsize=50_000)
 def plain(word: str) -> tuple[str, ...]:
-    """Returns the plain words that one written word stands for."""
+    """The plain words that one written word stands for."""
     word = word.lower().replace("’", "'").replace("ʼ", "'")
     if LONG_RUN.search(word):
         double = LONG_RUN.sub(r"\1\1", word)
@@ -61,7 +61,7 @@ def plain(word: str) -> tuple[str, ...]:
 
 
 def tokenize(text: str) -> Tokens:
-    """Returns the plain words of a text with their clauses and sentences."""
+    """The plain words of a text with their clauses and sentences."""
     out = Tokens()
     clause = sentence = 0
     for found in TOKEN.finditer(text):
