@@ -5,34 +5,60 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
+import pytest
 import torch
 
 from emotion_circuits.pipeline import Settings, run_pipeline, search
 
 SMALL = Settings(emotions=("anger", "happiness"), limit=2, max_new_tokens=8, temperature=None, size=60)
-PATIENCE = 120
+PATIENCE = 600.0
+"""Seconds in which a process must have begun its next stage, however slow and busy the machine is."""
 SEARCH = {"STRENGTHS": search.Range(0.7, 1.0), "PLACES": search.PLACES[:1]}
 """A small search is enough here."""
 
+# Elsewhere there is no fork, or, on macOS, none that is safe once PyTorch has started threads.
+forked = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked here, which is safe on Linux alone")
+
 
 class Life:
-    """One process that works on a run folder."""
+    """One process that works on a run folder.
 
-    def __init__(self, out: Path, before: Callable[[], None] = lambda: None, settings: Settings = SMALL) -> None:
+    Args:
+        out: the run folder.
+        before: called in the process before it starts.
+        settings: of the run.
+        log: where what it prints goes; beside the run folder by default.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        before: Callable[[], None] = lambda: None,
+        settings: Settings = SMALL,
+        log: Path | None = None,
+    ) -> None:
         self._pipe, writing = os.pipe()
         self.stage = ""
-        self._log = out.with_name(f"{out.name}.log")
+        self._heard: list[str] = []
+        self._code: int | None = None
+        self._log = log or out.with_name(f"{out.name}.log")
         self.pid = os.fork()
         if self.pid == 0:
-            os.close(self._pipe)
-            os._exit(self._work(out, writing, before, settings))
+            code = 1
+            try:
+                os.close(self._pipe)
+                code = self._work(out, writing, before, settings)
+            finally:
+                os._exit(code)  # whatever happens: this process must not go on with the tests
         os.close(writing)
 
     def _work(self, out: Path, writing: int, before: Callable[[], None], settings: Settings) -> int:
@@ -53,44 +79,80 @@ class Life:
     def reach(self, stage: str) -> bool:
         """Wait until a stage begins; whether it did before the process ended."""
         while self.stage != stage:
-            if not self._listen(PATIENCE):
+            if not self._listen_patiently():
+                self._end()
                 return False
         return True
 
     def kill_after(self, seconds: float) -> str | None:
-        """SIGKILL after a while; the stage that it was in, or None if it had ended by itself."""
+        """SIGKILL after a while; the stage that it was in, or None if it had ended by itself, and well.
+
+        Raises:
+            AssertionError: it had ended by itself, with an error.
+        """
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and self._listen(left):
+        try:
+            while self._listen(max(0.0, end - time.monotonic())):
+                pass
+        except TimeoutError:
+            os.kill(self.pid, signal.SIGKILL)
+        while self._listen_patiently():
             pass
-        gone, _ = os.waitpid(self.pid, os.WNOHANG)
-        if gone:
-            os.close(self._pipe)
-            return None
-        os.kill(self.pid, signal.SIGKILL)
-        while self._listen(PATIENCE):
-            pass
-        self._end()
-        return self.stage
+        code = self._end()
+        assert code in (0, -signal.SIGKILL), self._log.read_text()
+        return self.stage if code else None
 
     def wait(self) -> tuple[int, str]:
         """Exit code, and what the process printed."""
-        while self._listen(PATIENCE):
+        while self._listen_patiently():
             pass
-        code = os.waitstatus_to_exitcode(self._end())
-        return code, self._log.read_text()
+        return self._end(), self._log.read_text()
+
+    def _listen_patiently(self) -> bool:
+        try:
+            return self._listen(PATIENCE)
+        except TimeoutError:
+            self._give_up()
 
     def _listen(self, seconds: float) -> bool:
-        """Hear of the next stage; false at the end of the process or of the time."""
-        ready, _, _ = select.select([self._pipe], [], [], seconds)
-        if not ready:
-            return False
-        heard = os.read(self._pipe, 4096).decode().split()
-        self.stage = heard[-1] if heard else self.stage
-        return bool(heard)
+        """Hear of the next stage; false at the end of the process.
+
+        Raises:
+            TimeoutError: nothing was heard for so long.
+        """
+        # One stage at a time, so that `reach` misses none of several that began at once.
+        if not self._heard and self._code is None:
+            ready, _, _ = select.select([self._pipe], [], [], seconds)
+            if not ready:
+                raise TimeoutError
+            self._heard = os.read(self._pipe, 4096).decode().split()
+        if self._heard:
+            self.stage = self._heard.pop(0)
+            return True
+        return False
+
+    def _give_up(self) -> NoReturn:
+        os.kill(self.pid, signal.SIGKILL)
+        self._end()
+        raise AssertionError(f"no news for {PATIENCE:.0f} s since stage {self.stage!r}:\n{self._log.read_text()}")
 
     def _end(self) -> int:
-        os.close(self._pipe)
-        return os.waitpid(self.pid, 0)[1]
+        """Exit code of the process, once it has ended."""
+        if self._code is None:
+            os.close(self._pipe)
+            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._code
+
+
+def kill_in(out: Path, stage: str, delay: float) -> str:
+    """Kill a run a while after a stage began, sooner and from the start again if it had ended; where it was."""
+    while True:
+        life = Life(out)
+        assert life.reach(stage), life.wait()[1]
+        if killed := life.kill_after(delay):
+            return killed
+        shutil.rmtree(out)
+        delay /= 2
 
 
 def hashes(out: Path) -> dict[str, str]:

@@ -26,6 +26,7 @@ from emotion_circuits.errors import DataError, ModelError, PatchError, PromptErr
 from emotion_circuits.journal import open_journal
 from emotion_circuits.pipeline import Settings, load_run, read_manifest, run_pipeline
 from emotion_circuits.pipeline.manifest import write_manifest
+from emotion_circuits.pipeline.verify import verify
 
 # --- vLLM ---
 
@@ -363,9 +364,10 @@ def test_a_server_takes_no_patches_and_not_every_setting(qwen, server) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_server_replies_as_the_model_does(tmp_path: Path) -> None:
-    """``transformers serve`` with the demo model, asked by elicitation and by the command."""
+def test_a_real_server_replies_as_the_model_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``transformers serve`` with the demo model, asked by elicitation, by the command, and to verify its run."""
     pytest.importorskip("openai")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     model, train = ec.HookedModel.demo(), ec.load_sev("demo")[0].limit(2)
     emotions, config = ("anger", "fear"), ec.GenerationConfig(max_new_tokens=60)
     here = ec.elicit(model, train, emotions, config=config)
@@ -374,6 +376,10 @@ def test_a_real_server_replies_as_the_model_does(tmp_path: Path) -> None:
         there = ec.elicit(OpenAIBackend(str(MODEL_FOLDER), url, model.tokenizer), train, emotions, config=config)
         command = [sys.executable, "-m", "emotion_circuits", "elicit", "--out", str(run), "--base-url", url, *options]
         subprocess.run(command, check=True, timeout=300)
+        again = verify(run, base_url=url)
+        assert again.ok, again.to_frame().to_string()
+        with pytest.raises(ModelError, match="the server's address is missing: give --base-url"):
+            verify(run)
     assert there.texts == here.texts
     assert [r.tokens for r in there] == [r.tokens for r in here]
     # The server is gone, and not needed: what it replied is there.

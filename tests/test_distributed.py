@@ -8,8 +8,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +31,10 @@ from emotion_circuits.pipeline import STAGES, Settings, load_run, run_pipeline, 
 
 PROCESSES = Path(__file__).parent / "processes"
 EMOTIONS = ("anger", "happiness")
-SMALL = {"emotions": EMOTIONS, "limit": 3, "max_new_tokens": 12, "temperature": None, "size": 60, "batch_size": 4}
+KILLED = -signal.SIGKILL if os.name == "posix" else 1
+SMALL = {"emotions": EMOTIONS, "limit": 3, "max_new_tokens": 12, "temperature": 0.7, "size": 60, "batch_size": 4}
+LONGEST = 1200.0
+"""Seconds for a run of several processes, on a slow machine that is busy too."""
 
 # Alone
 
@@ -59,16 +66,26 @@ def test_shares_are_everything_once(n: int, neighbours: bool, monkeypatch: pytes
 # Several processes
 
 
-def started(*command: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+def environment(timeout: float) -> dict[str, str]:
+    """Of the processes that are started; they wait longer for each other than the test does for them."""
+    return os.environ | {
+        "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1",
+        "EMOTION_CIRCUITS_TIMEOUT_HOURS": str(2 * timeout / 3600),
+    }  # fmt: skip
+
+
+def started(*command: str, timeout: float = LONGEST) -> subprocess.CompletedProcess[str]:
     """Run a launcher, which is stopped together with all that it started when it takes too long."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
-    environment["EMOTION_CIRCUITS_TIMEOUT_HOURS"] = str(2 * timeout / 3600)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "-m", *command], env=environment, start_new_session=True, **pipes)
+    process = subprocess.Popen([sys.executable, "-m", *command], env=environment(timeout), **pipes)
     try:
         stdout, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.terminate()  # torchrun's workers are in sessions of their own, and only it knows them
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
         raise
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
@@ -77,6 +94,28 @@ def launch(n: int, program: str, *arguments: str, **options: float) -> subproces
     """Run one of the programs in ``processes/`` in ``n`` processes."""
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
     return started(*launcher, str(PROCESSES / program), *arguments, **options)
+
+
+@contextmanager
+def by_hand(n: int, folder: Path, program: str, *arguments: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Start ``n`` processes that no launcher looks after; ``<rank>.log`` in ``folder`` is what each prints."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    team = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    workers: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(n):
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            with (folder / f"{rank}.log").open("w") as log:
+                command = [sys.executable, str(PROCESSES / program), *arguments]
+                held = environment(LONGEST) | team | place
+                workers.append(subprocess.Popen(command, env=held, stdout=log, stderr=log))
+        yield workers
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
 
 
 @pytest.mark.slow
@@ -88,25 +127,38 @@ def test_exchange(n: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["error", "kill"])
-def test_a_process_that_stops_ends_all(how: str) -> None:
-    result = launch(3, "stop.py", how, timeout=90)  # much less than the hours that processes wait for each other
+def test_a_process_that_stops_with_an_error_ends_all() -> None:
+    result = launch(3, "stop.py", "error", timeout=LONGEST)  # less than the time that processes wait for each other
     assert result.returncode != 0
-    if how == "error":
-        # Those that waited say whose error it was, and what.
-        said = [line for line in result.stdout.splitlines() if line.startswith("stopped by: process 1 of 3")]
-        assert said and all(line.endswith("nothing to say") for line in said), result.stdout + result.stderr
+    # Those that waited say whose error it was, and what.
+    said = [line for line in result.stdout.splitlines() if line.startswith("stopped by: process 1 of 3")]
+    assert said and all(line.endswith("nothing to say") for line in said), result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_processes_end_by_themselves_when_another_is_killed(tmp_path: Path) -> None:
+    with by_hand(3, tmp_path, "stop.py", "kill") as workers:
+        codes = [worker.wait(LONGEST) for worker in workers]
+    logs = [(tmp_path / f"{rank}.log").read_text() for rank in range(3)]
+    assert codes == [1, KILLED, 1], "\n".join(logs)
+    for rank in (0, 2):
+        assert "PeerError: another process cannot be reached any more" in logs[rank], logs[rank]
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
     out = tmp_path_factory.mktemp("runs") / "alone"
+    small_run(out)
+    return out
+
+
+def small_run(out: Path) -> None:
+    """What ``processes/pipeline.py`` does, in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "STRENGTHS", Range(0.7, 1.0))
         patch.setattr(search, "PLACES", search.PLACES[:1])
         run_pipeline(Settings(**SMALL), out)
-    return out
 
 
 @pytest.mark.slow
@@ -124,6 +176,31 @@ def test_the_run_of_several_processes_is_the_run_of_one(n: int, alone: Path, tmp
     for emotion in EMOTIONS:
         mine, theirs = (Circuit.load(folder / f"circuit/{emotion}.safetensors") for folder in (alone, out))
         assert mine.nodes == theirs.nodes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "file"), [("elicit", "elicit/anger.jsonl"), ("generate", "generate/greedy/circuit.jsonl")]
+)
+def test_a_run_that_is_killed_is_finished_by_one_process(stage: str, file: str, alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    journals = [out / f"{file}.{rank}.journal" for rank in range(2)]
+    with by_hand(2, tmp_path, "pipeline.py", json.dumps(SMALL), str(out), file) as workers:
+        end = time.monotonic() + LONGEST
+        while not all(journal.exists() and b"\n" in journal.read_bytes() for journal in journals):
+            logs = "\n".join(log.read_text() for log in tmp_path.glob("*.log"))
+            assert all(worker.poll() is None for worker in workers) and time.monotonic() < end, logs
+            time.sleep(0.02)
+        for worker in workers:
+            worker.kill()
+        assert [worker.wait() for worker in workers] == [KILLED] * 2
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["stages"][stage]["status"] == "running" and file not in manifest["files"]
+    small_run(out)
+    assert not list(out.rglob("*.tmp")) and not list(out.rglob("*.journal")) and not (out / ".lock").exists()
+    assert files(out) == files(alone)
+    for name in files(alone):
+        same(name, alone / name, out / name)
 
 
 @pytest.mark.slow
@@ -156,7 +233,7 @@ def test_a_run_is_taken_up_by_another_number_of_processes(alone: Path, tmp_path:
     assert first.stdout.count("done, in") == 1  # one process talks
     for name in ("elicit/anger.jsonl", "elicit/uninstructed.jsonl", "judge/scores.jsonl"):
         same(name, alone / name, out / name)
-    run_pipeline(Settings(**SMALL | {"temperature": 0.7}), out, until="attribute")
+    run_pipeline(Settings(**SMALL), out, until="attribute")
     run = load_run(out)
     assert list(run.attributions()) == list(EMOTIONS)
 

@@ -31,6 +31,7 @@ def verify(
         int | None, typer.Option(min=1, help="Rows in a batch. [default: as the run last had]")
     ] = None,
     judge_url: o.JudgeUrl = None,
+    base_url: o.BaseUrl = None,
     json: o.Json = False,
 ) -> None:
     """Check every file of a run, and compute a sample of every stage again. Exit code 1 if something differs."""
@@ -40,6 +41,7 @@ def verify(
         result = check(
             run, replies=replies, files=files, calibration=calibration, seed=seed,
             trust_remote_code=trust_remote_code, device=device, batch_size=batch_size, judge_url=judge_url,
+            base_url=base_url,
         )  # fmt: skip
     output.print_frame(result.to_frame(), repr(result), as_json=json)
     raise typer.Exit(0 if result.ok else 1)

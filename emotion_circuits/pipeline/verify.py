@@ -117,6 +117,7 @@ def verify(
     device: str | None = None,
     batch_size: int | None = None,
     judge_url: str | None = None,
+    base_url: str | None = None,
 ) -> Verification:
     """Check a run's files, and compute a sample of every stage again. The run itself is not touched.
 
@@ -132,6 +133,7 @@ def verify(
         device: where the model runs; picked by default.
         batch_size: rows in a batch; as many as the run last had by default.
         judge_url: endpoint of an LLM judge, asked what the run's kept answers do not say; what it says is not kept.
+        base_url: the server that elicited, of a run whose replies came from one.
 
     Raises:
         RunError: there is no run, its scenarios have changed, or it cannot be copied.
@@ -148,7 +150,7 @@ def verify(
     exact = manifest["versions"] == versions() and not manifest.get("later_versions")
     exact = exact and _same_place(ran_with, device) and batch_size in (None, rows)
     rows = rows if batch_size is None else batch_size
-    settings = replace(run.settings, batch_size=rows, device=device, judge_url=judge_url)
+    settings = replace(run.settings, batch_size=rows, device=device, judge_url=judge_url, base_url=base_url)
     # Also stages of which nothing was chosen: what is damaged in them is made again, since later ones read it.
     stages = {_stage(name) for name in hashes}
     with tempfile.TemporaryDirectory(prefix="verify-") as temporary, _threads(threads):
