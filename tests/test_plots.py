@@ -566,6 +566,14 @@ def test_long_tail_reports_concentration_and_thins_large_models():
     assert figure.data[0].y[0] == pytest.approx(float(scores.values.neurons.max()))
 
 
+def test_long_tail_ranks_only_what_was_scored():
+    scores = attribution()
+    some = NodeSet.of(DIMS, *(f"L1N{i}" for i in range(6)), "L0H1")
+    hidden = [scores.values.values(kind) * some.mask(kind) for kind in ("neuron", "head")]
+    figure = plots.neuron_long_tail(replace(scores, values=NodeValues(*hidden), scored=some))
+    assert sorted(figure.data[0].y) == sorted(hidden[0][1, :6].tolist())
+
+
 def test_stable_layers_are_framed():
     held = directions()
     frame = plots.direction_similarity(held, "fear").layout.shapes[0]

@@ -65,8 +65,9 @@ def neuron_long_tail(attribution: Attribution, *, labels: int = 6) -> go.Figure:
         raise DataError(f"neuron_long_tail names 0 or more of the best neurons, got labels={labels}")
     _scored(attribution, "neuron")
     spread, colour = attribution.concentration(), style_of(attribution.emotion).colour
-    n = attribution.values.neurons.numel()
-    ranks = np.unique(np.round(np.geomspace(1, n, min(n, _MAX_POINTS))).astype(int))
+    n = len(spread.curve)
+    every = np.arange(1, n + 1)
+    ranks = every if n <= _MAX_POINTS else np.unique(np.round(np.geomspace(1, n, _MAX_POINTS)).astype(int))
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.09, row_heights=[0.62, 0.38])
     figure.add_trace(_tail(*_ranked(attribution, ranks), ranks, colour), row=1, col=1)
     _label_best(figure, *_ranked(attribution, np.arange(1, min(labels, n) + 1)), colour)
@@ -164,7 +165,7 @@ def _discrete(figure: go.Figure, n_x: int, n_y: int) -> None:
 
 def _ranked(attribution: Attribution, ranks: np.ndarray) -> tuple[list[str], list[float]]:
     """Names and scores of the neurons at some ranks (1 is the best); a large model has too many to name all."""
-    flat = attribution.values.neurons.float().cpu().flatten()
+    flat = attribution.ranking.neurons.float().cpu().flatten()
     held, order = flat.sort(descending=True, stable=True)
     width = attribution.values.neurons.shape[1]
     chosen = [int(order[rank - 1]) for rank in ranks]
