@@ -25,6 +25,8 @@ def clustered(
 ) -> tuple[float, float]:
     """95 % bootstrap interval of a mean when items come in clusters, which are drawn whole.
 
+    With fewer than two clusters there is nothing to draw from, and both ends are NaN.
+
     Args:
         successes: one value per item.
         clusters: the cluster of each item, e.g. its scenario.
@@ -32,8 +34,8 @@ def clustered(
         seed: of the draws.
     """
     names = {c: i for i, c in enumerate(dict.fromkeys(clusters))}
-    if not names:
-        return 0.0, 1.0
+    if len(names) < 2:
+        return math.nan, math.nan
     sums, counts = torch.zeros(len(names), dtype=torch.float64), torch.zeros(len(names), dtype=torch.float64)
     for value, cluster in zip(successes, clusters, strict=True):
         sums[names[cluster]] += float(value)
@@ -43,6 +45,11 @@ def clustered(
     means = sums[drawn].sum(dim=1) / counts[drawn].sum(dim=1)
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
+
+
+def interval_text(low: float, high: float, form: str = ".3f") -> str:
+    """An interval as a repr shows it: ``"[low, high]"``, or that there is none; ``form`` is of both numbers."""
+    return "no interval (one scenario)" if math.isnan(low) else f"[{low:{form}}, {high:{form}}]"
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from emotion_circuits.data.prompts import as_prompts
 from emotion_circuits.directions.quality import flag_note
-from emotion_circuits.intervals import clustered
+from emotion_circuits.errors import DataError, PromptError
+from emotion_circuits.intervals import clustered, interval_text
 from emotion_circuits.interventions import Patch
 from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.model.batching import by_sample
@@ -39,16 +40,25 @@ class Measurement:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % bootstrap interval of the mean, scenarios drawn whole."""
+        """95 % bootstrap interval of the mean, scenarios drawn whole; NaN with fewer than two scenarios."""
         return clustered(self.values.tolist(), self.clusters)
 
     def __sub__(self, other: Measurement) -> Measurement:
-        """The change, prompt by prompt."""
+        """The change, prompt by prompt.
+
+        Raises:
+            DataError: the two were not measured on the same prompts.
+        """
+        if self.clusters != other.clusters:
+            raise DataError(
+                "a change is taken prompt by prompt, but the two were not measured on the same scenarios in the same "
+                f"order ({_prompts(self)}, and {_prompts(other)}); measure both on the same prompts"
+            )
         return Measurement(self.values - other.values, self.clusters, self.flags)
 
     def __repr__(self) -> str:
-        low, high = self.interval
-        return f"Measurement({self.mean:.4g} [{low:.4g}, {high:.4g}], n = {len(self.values)}{flag_note(self.flags)})"
+        interval = interval_text(*self.interval, ".4g")
+        return f"Measurement({self.mean:.4g} {interval}, n = {len(self.values)}{flag_note(self.flags)})"
 
 
 def measure(
@@ -67,8 +77,14 @@ def measure(
         target: what to measure.
         patch: acts while measuring; several act together.
         batch_size: rows in a batch.
+
+    Raises:
+        PromptError: there are no prompts.
+        NodeError: the target reads at a layer that the model does not have.
     """
     asked = as_prompts(prompts)
+    if not asked:
+        raise PromptError("there are no prompts to measure on; give at least one")
     patches = [] if patch is None else [patch] if isinstance(patch, Patch) else list(patch)
     site, layer = target.readout
 
@@ -80,3 +96,7 @@ def measure(
     values = by_sample(model.run_batches(asked, read, batch_size, shared=True))
     clusters = tuple(prompt.item if prompt.item is not None else i for i, prompt in enumerate(asked))
     return Measurement(torch.stack(values), clusters, getattr(target, "flags", ()))
+
+
+def _prompts(measured: Measurement) -> str:
+    return f"{len(measured.values)} prompts of {len(set(measured.clusters))} scenarios"

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from emotion_circuits import distributed
 from emotion_circuits.data.prompts import Prompt, as_prompts
-from emotion_circuits.errors import DataError, ModelError
+from emotion_circuits.errors import DataError, EmotionError, ModelError
+from emotion_circuits.model.writes import precisely
 from emotion_circuits.progress import progress
 from emotion_circuits.types import Site, as_site
 
@@ -78,7 +79,7 @@ class DirectionTarget:
         return (self.resid_mid if site == "resid_mid" else self.resid_post)[layer]
 
     def __call__(self, model: HookedModel, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
-        return model.final_norm(resid).float() @ self.reference.to(resid.device)
+        return precisely(model.final_norm, resid).float() @ self.reference.to(resid.device)
 
     def __sub__(self, other: DirectionTarget) -> DirectionTarget:
         """The contrast of two emotions: how much more the one is written than the other."""
@@ -132,6 +133,10 @@ class LogitDifference:
     against: tuple[int, ...] = ()
     emotion: str | None = None
 
+    def __post_init__(self) -> None:
+        if not self.tokens:
+            raise DataError("a logit difference needs at least one token to count for; give LogitDifference((id, ...))")
+
     @property
     def readout(self) -> Readout:
         return "resid_post", -1
@@ -179,7 +184,7 @@ class SaidTarget:
         return weight * self.vector.to(device=weight.device, dtype=weight.dtype)
 
     def __call__(self, model: HookedModel, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
-        return model.final_norm(resid).float() @ self.vector.to(resid.device)
+        return precisely(model.final_norm, resid).float() @ self.vector.to(resid.device)
 
 
 @dataclass(frozen=True)
@@ -268,9 +273,26 @@ def check_contrast(prompts: Sequence[Prompt]) -> tuple[str, ...]:
 
 
 def samples_of(target: Target, prompts: Any) -> list[int]:
-    """Indices of the prompts that are a target's samples: those asking for its emotion, or all if none does."""
-    chosen = [i for i, prompt in enumerate(prompts) if target.emotion is not None and prompt.emotion == target.emotion]
-    return chosen or list(range(len(prompts)))
+    """Indices of the prompts that are a target's samples: those asking for its emotion.
+
+    Where none does, those that ask for no emotion; all prompts for a target without an emotion.
+
+    Raises:
+        EmotionError: every prompt asks for another emotion.
+    """
+    if target.emotion is None:
+        return list(range(len(prompts)))
+    asking: dict[str | None, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        asking.setdefault(prompt.emotion, []).append(i)
+    chosen = asking.get(target.emotion) or asking.get(None)
+    if chosen is None and asking:
+        raise EmotionError(
+            f"none of the {len(prompts)} prompts asks for {target.emotion!r}; they ask for "
+            f"{', '.join(map(str, asking))}. Give prompts that ask for {target.emotion!r} or for no emotion, or a "
+            "target whose emotion is None, of which all prompts are samples"
+        )
+    return chosen or []
 
 
 def stacked_local(model: HookedModel, target: Target, site: Site) -> Float[Tensor, "layer d_model"]:

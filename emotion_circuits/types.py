@@ -14,7 +14,9 @@ target       the number that attribution explains, e.g. the projection on an emo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from emotion_circuits.errors import DataError, NodeError
 
 EKMAN: tuple[str, ...] = ("anger", "sadness", "happiness", "fear", "surprise", "disgust")
 """The six labels of Ekman, in the order of the reference study."""
@@ -59,9 +61,35 @@ def as_site(name: str) -> Site:
 
 def as_position(name: str) -> Position:
     """``name`` itself when it is one of `POSITIONS`."""
-    if name not in POSITIONS:
-        raise ValueError(f"unknown position {name!r}; the positions are {', '.join(POSITIONS)}")
-    return name  # type: ignore[return-value]
+    return as_choice(name, Position, "position")
+
+
+def as_choice(name: str, choices: Any, what: str) -> Any:
+    """``name`` itself when it is one of a Literal's values, so that a misspelt option takes no branch by accident.
+
+    Args:
+        name: what was given.
+        choices: the Literal.
+        what: the option's name, for the message.
+
+    Raises:
+        DataError: it is none of them (it is a ValueError).
+    """
+    known = get_args(choices)
+    if name not in known:
+        raise DataError(f"unknown {what} {name!r}; the {what}s are {', '.join(known)}")
+    return name
+
+
+def as_layer(layer: int, n_layers: int) -> int:
+    """A layer's place counted from 0; a negative layer counts from the end.
+
+    Raises:
+        NodeError: the model has no such layer.
+    """
+    if not -n_layers <= layer < n_layers:
+        raise NodeError(f"layer {layer} is outside the model, which has layers 0 to {n_layers - 1}")
+    return layer % n_layers
 
 
 @dataclass(frozen=True)

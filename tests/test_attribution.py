@@ -11,7 +11,9 @@ from helpers import EMOTIONS, ids_of, instructed, naive_record, naive_run, promp
 
 import emotion_circuits as ec
 from emotion_circuits.attribution import Concentration
-from emotion_circuits.errors import ArtefactError, EmotionError, ModelError
+from emotion_circuits.errors import ArtefactError, DataError, EmotionError, ModelError, NodeError, PatchError
+from emotion_circuits.model.writes import precisely
+from emotion_circuits.nodes import NodeValues
 
 
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 3e-5) -> None:
@@ -136,7 +138,90 @@ def test_samples_are_those_that_ask_for_the_emotion(qwen, asked) -> None:
         replace(ec.attribute(qwen, asked, random_target(qwen, "anger"), ec.DirectAttribution()), centred=None),
         ec.attribute(qwen, mine, random_target(qwen, None), ec.DirectAttribution()),
     )
-    assert ec.attribute(qwen, asked, random_target(qwen, "joy"), ec.DirectAttribution()).n_samples == len(asked)
+    joy, method = random_target(qwen, "joy"), ec.DirectAttribution()
+    with pytest.raises(EmotionError, match="none of the 12 prompts asks for 'joy'; they ask for anger, sadness, fear"):
+        ec.attribute(qwen, asked, joy, method)
+    plain = [replace(p, emotion=None) for p in mine]
+    assert ec.attribute(qwen, plain, joy, method).n_samples == len(plain)
+    assert ec.attribute(qwen, [*asked, *plain], joy, method).n_samples == len(plain)
+
+
+def test_targets_are_read_in_float32_where_the_model_is_not() -> None:
+    """The final norm in bfloat16 would round each coordinate to a 256th part."""
+    model = wide_model(torch.bfloat16)
+    resid = torch.randn(4, model.dims.d_model, generator=torch.Generator().manual_seed(0)).bfloat16()
+    wide, reference = resid.double(), torch.nn.functional.normalize(torch.arange(-1024.0, 1024.0), dim=0)
+    target = ec.DirectionTarget("anger", reference[None], reference[None], reference)
+    normed = wide / (wide.square().mean(-1, keepdim=True) + model.final_norm.variance_epsilon).sqrt()
+    expected = (normed * model.final_norm.weight.double()) @ reference.double()
+    for found in (target(model, resid), ec.SaidTarget("anger", reference)(model, resid)):
+        torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_an_offloaded_norm_is_called_as_it_is() -> None:
+    """Its weights are on the meta device until the module itself is called."""
+    norm, x = torch.nn.LayerNorm(4, device="meta"), torch.arange(8.0).view(2, 4)
+
+    def load(module, args) -> None:
+        module.weight, module.bias = (torch.nn.Parameter(f(4)) for f in (torch.ones, torch.zeros))
+
+    norm.register_forward_pre_hook(load)
+    assert torch.equal(precisely(norm, x), torch.nn.functional.layer_norm(x, (4,)))
+
+
+def test_centred_scores_need_complete_groups(qwen, asked) -> None:
+    centred, alone = ec.DirectAttribution(centred=True), [p for p in asked if p.emotion == "anger"]
+    with pytest.raises(DataError, match=r"centred=True\) for anger needs .* these prompts ask for anger\. Give"):
+        ec.attribute(qwen, alone, random_target(qwen, "anger"), centred)
+    with pytest.raises(DataError, match="for a target without an emotion needs scenarios"):
+        ec.attribute(qwen, asked, random_target(qwen, None), centred)
+    apart = [replace(p, item=f"{p.emotion} {p.item}") for p in asked]
+    with pytest.raises(DataError, match="and no scenario has all of these"):
+        ec.attribute(qwen, apart, random_target(qwen, "anger"), centred)
+
+
+READOUTS = [("resid_post", 0), ("resid_mid", 1), ("resid_pre", 2), ("resid_post", -1)]
+
+
+@pytest.mark.parametrize(("site", "layer"), READOUTS)
+def test_nodes_above_the_readout_are_not_scored(either_model, asked, site, layer) -> None:
+    """A node has a direct score if, and only if, a gradient says that it can reach the readout."""
+    target = ec.Projection(torch.ones(32), site, layer)
+    gradient = ec.attribute(either_model, asked[:2], target, ec.AttributionPatching(ec.ZeroAblation()))
+    direct, heads = (
+        ec.attribute(either_model, asked[:2], target, m) for m in (ec.DirectAttribution(), ec.HeadImportance())
+    )
+    for kind in ("neuron", "head"):
+        reached = gradient.values.values(kind) != 0
+        for scores in (direct, gradient, heads) if kind == "head" else (direct, gradient):
+            assert torch.equal(scores.nodes.mask(kind), reached)
+            assert torch.equal(scores.values.values(kind) != 0, reached)
+            assert not scores.std.values(kind)[~reached].any()
+    assert (direct.scored is None) == (layer == -1)
+    assert not direct.beta[~direct.nodes.neurons].any()
+
+
+@pytest.mark.parametrize("method", [ec.DirectAttribution(), ec.HeadImportance()])
+def test_closed_forms_keep_no_graph(asked, method) -> None:
+    model = tiny.model("qwen2")
+    model.hf.requires_grad_(True)
+    scores = ec.attribute(model, asked, random_target(model, "anger"), method)
+    held = [scores.values, scores.std, scores.positive, scores.negative]
+    assert not any(values.values(kind).requires_grad for values in held for kind in ("neuron", "head"))
+    if scores.beta is not None:
+        assert not scores.beta.requires_grad
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ec.DirectAttribution(), ec.HeadImportance(), ec.FinalDirectAttribution(),
+        ec.ActivationPatching(ec.ZeroAblation()), ec.IntegratedGradients(ec.ZeroAblation()),
+    ],
+)  # fmt: skip
+def test_no_prompts_have_no_scores(qwen, method) -> None:
+    with pytest.raises(DataError, match="needs at least one prompt, and none was given"):
+        ec.attribute(qwen, [], random_target(qwen), method)
 
 
 # Head importance
@@ -236,12 +321,35 @@ def test_frame_and_joined_scores(qwen, asked, directions) -> None:
     assert torch.equal(joined.values.neurons, direct.values.neurons)
     assert torch.equal(joined.values.heads, heads.values.heads)
     assert joined.method == "direct attribution + head importance"
+    assert joined.kinds == ("neuron", "head")
     assert set(heads.to_frame()["kind"]) == {"head"}
     row = joined.to_frame().iloc[3]
     assert row["std"] == pytest.approx(float(joined.std.values(row["kind"])[row["layer"], row["index"]]))
 
 
+def test_what_does_not_join(qwen, asked, directions) -> None:
+    direct = ec.attribute(qwen, asked, directions.target("anger"), ec.DirectAttribution())
+    heads = ec.attribute(qwen, asked, directions.target("fear"), ec.HeadImportance())
+    with pytest.raises(EmotionError, match="scores for anger were joined with head scores for fear"):
+        direct.with_heads(heads)
+    with pytest.raises(NodeError, match="head importance scored no heads"):
+        direct.with_heads(replace(heads, emotion="anger", kinds=("neuron",)))
+    with pytest.raises(NodeError, match="scores of a model with"):
+        direct.with_heads(replace(heads, emotion="anger", dims=replace(qwen.dims, n_layers=4)))
+
+
 # Concentration
+
+
+def test_concentration_is_of_the_scored_nodes(qwen) -> None:
+    nodes = ec.NodeSet.of(qwen, "L0N1", "L1N2", "L2N3", "L2N4")
+    scores = ec.Attribution(
+        NodeValues(nodes.neurons.float(), torch.zeros(3, 4)), "made up", None, 1, qwen.dims, ("neuron",), scored=nodes
+    )
+    assert scores.concentration().gini == pytest.approx(0)  # all four are alike
+    assert scores.concentration().n_for == {50: 2, 80: 4, 95: 4}
+    with pytest.raises(NodeError, match="made up scored no heads; ask for the concentration of neurons"):
+        scores.concentration("head")
 
 
 def test_concentration_by_hand() -> None:
@@ -330,6 +438,38 @@ def test_influence_round_trip(qwen, directions, tmp_path) -> None:
     assert row["influence"] == pytest.approx(float(loaded.values[1, 2, EMOTIONS.index("fear")]))
     with pytest.raises(EmotionError, match="this influence has no emotion 'joy'; it has anger, sadness, fear"):
         loaded.of("joy")
+
+
+def wide_model(dtype: torch.dtype) -> ec.HookedModel:
+    """Wide enough for most of a small push to be lost in bfloat16, and quick; weights are the same in either dtype."""
+    hf = tiny.hf_model("qwen3", hidden_size=2048, intermediate_size=16, num_hidden_layers=2, head_dim=8)
+    with torch.no_grad():
+        for name, weight in hf.named_parameters():  # layers that do not blow rounding up
+            weight.copy_(torch.ones_like(weight) if weight.ndim == 1 else weight * (4.0 if "embed" in name else 0.05))
+    return ec.HookedModel(hf.bfloat16().to(dtype), tiny.tokenizer(), name="wide")
+
+
+def test_influence_in_bfloat16_is_that_in_float32() -> None:
+    exact, rounded = (wide_model(dtype) for dtype in (torch.float32, torch.bfloat16))
+    directions = ec.fit_directions(exact, instructed(2))
+    expected, found = (
+        ec.sublayer_influence(model, prompts(8), directions, strengths=(0.1,)).values for model in (exact, rounded)
+    )
+    close(found, expected, 0.025)
+    close(found[:, 1], expected[:, 1], 0.005)
+
+
+def test_pushes_that_have_no_influence(qwen, directions) -> None:
+    with pytest.raises(DataError, match="needs at least one prompt"):
+        ec.sublayer_influence(qwen, [], directions)
+    for strengths in ((0.0,), (0.1, float("nan")), ()):
+        with pytest.raises(PatchError, match="they must be numbers other than 0"):
+            ec.sublayer_influence(qwen, prompts(1), directions, strengths=strengths)
+    deeper = tiny.model("qwen2", num_hidden_layers=4)
+    with pytest.raises(ArtefactError, match=r"of a model of 3 layers and d_model 32, and .* has 4 and 32; fit them"):
+        ec.sublayer_influence(deeper, prompts(1), directions)
+    with pytest.raises(ModelError, match=r"nothing of a push at layer 0 is left once it is added in torch\.float32"):
+        ec.sublayer_influence(qwen, prompts(1), directions, strengths=(1e-12,))
 
 
 # Measuring

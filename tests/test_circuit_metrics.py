@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import tiny
 import torch
-from helpers import EMOTIONS, ids_of, instructed, naive_run, prompts
+from helpers import EMOTIONS, ids_of, instructed, naive_run, prompts, unchecked
 
 import emotion_circuits as ec
 from emotion_circuits import artefacts
@@ -109,7 +109,17 @@ def test_the_interval_is_a_bootstrap_over_scenarios(qwen) -> None:
     drawn = torch.randint(3, (2000, 3), generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(draws, by_item[drawn].mean(dim=1))
     once = set_values(qwen, [ec.NodeSet.empty(qwen)], asked[:1], target_of(qwen), ec.ZeroAblation())
-    assert float(once.draws().std()) == pytest.approx(0, abs=1e-9)
+    assert bool(once.draws().isnan().all())  # one scenario says nothing of how scenarios differ
+
+
+def test_one_scenario_has_no_interval(qwen) -> None:
+    target, asked, nodes = target_of(qwen), prompts(1), ec.NodeSet.of(qwen, "L0H1", "L2N40")
+    table = minimality(qwen, nodes, asked, target, ec.ZeroAblation())
+    assert table["drop"].notna().all()
+    assert table[["low", "high"]].isna().all(axis=None)
+    assert not (table["low"] > 0).any()
+    score = faithfulness(qwen, nodes, asked, target, ec.ZeroAblation(), controls=ec.Controls(0))
+    assert f"{score.value:.3f} no interval (one scenario) under ZeroAblation" in repr(score)
 
 
 def test_minimality_is_the_drop_of_each_node(qwen) -> None:
@@ -499,6 +509,20 @@ def test_groups_by_sublayer_and_readouts_in_between(qwen) -> None:
     assert table.loc[("L0 mlp", "L2 mlp"), "effect"] == 0  # nothing above the readout can matter
     assert table.loc[("L0 attention", "L0 mlp"), "effect"] != 0
     assert set(table.xs("target", level="target").index) == {"L0 attention", "L0 mlp", "L1 attention"}
+
+
+def test_attributed_edges_in_inference_mode(qwen) -> None:
+    arguments = (qwen, ec.NodeSet.of(qwen, "L0H1", "L1N3", "L2H0"), prompts(2), target_of(qwen), ec.ZeroAblation())
+    plain = attribute_edges(*arguments)
+    with torch.inference_mode():
+        inside = attribute_edges(*arguments)
+    assert plain["effect"].abs().min() > 0
+    assert inside.equals(plain)
+
+
+def test_groupings_that_are_none(qwen) -> None:
+    with pytest.raises(ValueError, match="unknown grouping 'nodes'; the groupings are usual, node, sublayer"):
+        unchecked(groups_of, ec.NodeSet.all(qwen), "nodes")
 
 
 def test_groups_that_are_none(qwen) -> None:

@@ -18,6 +18,7 @@ import emotion_circuits as ec
 from emotion_circuits import artefacts
 from emotion_circuits.circuits.builders import Quota, top_per_layer
 from emotion_circuits.errors import ArtefactError, EmotionError, NodeError
+from emotion_circuits.nodes import NodeValues
 from emotion_circuits.types import ModelDims
 
 PAPER = Path(__file__).resolve().parents[2] / "shared" / "paper"
@@ -187,6 +188,39 @@ def test_what_cannot_be_built(qwen, scores, influence) -> None:
         ec.build_circuit(heads, size=10)
     assert ec.build_circuit(heads, size=6, neurons=0.0, heads=1.0).nodes.n_heads == 6
     assert ec.build_circuit(scores.with_heads(heads), size=10).nodes.n_heads == 3
+
+
+def scored_in_part(qwen, values: float = -1.0) -> ec.Attribution:
+    """Three neurons and two heads with negative scores; all others were not scored."""
+    nodes = ec.NodeSet.of(qwen, "L0N1", "L0N2", "L2N5", "L1H0", "L2H3")
+    held = NodeValues(values * nodes.neurons.float(), values * nodes.heads.float())
+    return ec.Attribution(held, "made up", "anger", 1, qwen.dims, scored=nodes)
+
+
+@pytest.mark.parametrize("method", [None, ec.GlobalTop(), ec.Threshold(10.0)])
+def test_nodes_that_were_not_scored_are_in_no_circuit(qwen, method) -> None:
+    scores = scored_in_part(qwen)
+    circuit = ec.build_circuit(scores, size=60, method=method)
+    assert circuit.nodes == scores.scored
+    assert circuit.provenance["builder"]["wanted"] == {"neuron": 3, "head": 2}
+    two = ec.build_circuit(scores, size=2, neurons=1.0, heads=0.0, method=method)
+    assert len(two.nodes) == 2
+    assert not len(two.nodes - scores.scored)
+
+
+def test_scores_that_are_no_numbers_are_refused(qwen) -> None:
+    scores = scored_in_part(qwen)
+    scores.values.neurons[0, 2] = torch.nan
+    with pytest.raises(NodeError, match="scores of 1 neurons are not finite"):
+        ec.build_circuit(scores, size=4)
+    scores.values.neurons[0, 2], scores.values.neurons[1, 1] = -1.0, torch.inf  # the second one was not scored
+    assert "L1N1" not in ec.build_circuit(scores, size=4).nodes
+
+
+def test_a_contrast_of_another_emotion_is_refused(scores) -> None:
+    with pytest.raises(EmotionError, match="the contrast is of fear and the scores are of anger"):
+        ec.build_circuit(scores, size=10, contrast=dataclasses.replace(scores.contrast, emotion="fear"))
+    assert ec.build_circuit(scores, size=10, contrast=scores.contrast).contrast is scores.contrast
 
 
 def test_random_circuits_have_as_many_in_each_layer(circuit) -> None:

@@ -9,11 +9,12 @@ import unicodedata
 
 import pytest
 import torch
+from helpers import unchecked
 
 import emotion_circuits as ec
 from emotion_circuits.data.sev import Record
-from emotion_circuits.errors import DataError
-from emotion_circuits.evaluation import SideEffects, TradePoint, in_language
+from emotion_circuits.errors import DataError, EmotionError
+from emotion_circuits.evaluation import SideEffects, TradePoint, in_language, run_method
 from emotion_circuits.evaluation.judges import Score
 from emotion_circuits.evaluation.language import FUNCTION_WORDS
 from emotion_circuits.evaluation.pareto import at_strength
@@ -235,6 +236,8 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 def bootstrap(values: list, clusters: list) -> tuple[float, float]:
     """2,000 draws of whole clusters with torch's generator at seed 0; the 2.5 and 97.5 % points."""
     names = list(dict.fromkeys(clusters))
+    if len(names) < 2:
+        return math.nan, math.nan
     drawn = torch.randint(len(names), (2000, len(names)), generator=torch.Generator().manual_seed(0)).tolist()
     members = [[v for v, c in zip(values, clusters, strict=True) if c == name] for name in names]
     means = sorted(statistics.fmean([v for i in draw for v in members[i]]) for draw in drawn)
@@ -376,6 +379,32 @@ def test_strengths_are_multiples(demo, comparison) -> None:
     assert held.points[1].perplexity_ratio == 1.0
     by_hand = ec.compare(demo, [at_strength(methods[0], 3)], DATA, Mixed(), EMOTIONS, config)
     assert held.points[3].perplexity == pytest.approx(by_hand.fluencies["steering"].perplexity)
+
+
+# What was misspelt
+
+
+def test_misspelt_emotions_and_questions_are_refused(demo) -> None:
+    """A string is no list of emotions, and an unknown label or question must not become an accuracy of 0."""
+    judge, methods, config = ec.LexiconJudge(), [ec.Prompting()], ec.GenerationConfig(max_new_tokens=2)
+    one = r"emotions='anger' is one string, not a list of emotions; give \['anger'\]"
+    asked: list[tuple] = [
+        (ec.compare, demo, methods, DATA, judge),
+        (ec.calibrate, demo, {"a": lambda e, s: ec.Prompting()}, DATA, judge),
+    ]
+    for call, *arguments in asked:
+        with pytest.raises(EmotionError, match=one):
+            unchecked(call, *arguments, "anger")
+        with pytest.raises(EmotionError, match=r"the judge \(lexicon.*\) has no emotion 'angr'; it has anger"):
+            call(*arguments, ("angr",))
+    with pytest.raises(EmotionError, match=one):
+        run_method(demo, ec.Prompting(), DATA.items, "anger", config)
+    with pytest.raises(EmotionError, match=one):
+        ec.SideEffectTest(demo, "anger", config)
+    with pytest.raises(DataError, match="unknown question 'Classify'; the questions are classify, match"):
+        unchecked(ec.compare, demo, methods, DATA, judge, question="Classify")
+    with pytest.raises(DataError, match="unknown question 'matches'"):
+        unchecked(ec.evaluate, ec.Replies(()), judge, "matches")
 
 
 # Language and plain questions

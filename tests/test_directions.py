@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import EMOTIONS, ids_of, instructed, naive_record, naive_run
+from helpers import EMOTIONS, TEXTS, ids_of, instructed, naive_record, naive_run, unchecked
 
 import emotion_circuits as ec
 from emotion_circuits import artefacts
+from emotion_circuits.directions import ConditionMeans
 from emotion_circuits.directions.statistics import GroupStatistics, complete_groups
 from emotion_circuits.errors import ArtefactError, DataError, EmotionError, NodeError
 
@@ -323,8 +324,41 @@ def test_contrasts_use_complete_groups_alone(qwen, replies, uninstructed) -> Non
 def test_contrasts_without_their_baseline(qwen, replies) -> None:
     with pytest.raises(DataError, match=r"needs replies to the uninstructed prompts.*pass uninstructed=ec.generate"):
         ec.fit_contrasts(qwen, replies, baseline="uninstructed")
+    with pytest.raises(DataError, match=r"needs replies to the uninstructed prompts"):
+        ec.fit_contrasts(qwen, replies, replies, baseline="uninstructed")
+    with pytest.raises(DataError, match=r"needs replies to the uninstructed prompts"):
+        ConditionMeans.measure(qwen, replies, None).contrasts("uninstructed")
     with pytest.raises(EmotionError, match="no prompt has the emotion joy"):
         ec.fit_contrasts(qwen, replies, emotions=("anger", "joy"))
+    with pytest.raises(DataError, match="unknown baseline 'neutral'; the baselines are emotions, uninstructed"):
+        unchecked(ec.fit_contrasts, qwen, replies, baseline="neutral")
+
+
+def test_one_emotion_has_no_contrast_with_itself(qwen, replies, uninstructed) -> None:
+    for call in (ec.fit_contrasts, ec.fit_directions):
+        with pytest.raises(EmotionError, match="emotions='anger' is one string"):
+            call(qwen, replies, emotions="anger")
+    with pytest.raises(DataError, match="compares with the mean over emotions, which is anger itself"):
+        ec.fit_contrasts(qwen, replies, emotions=("anger",))
+    alone = ec.fit_contrasts(qwen, replies, uninstructed, emotions=("anger",), baseline="uninstructed")
+    assert alone["anger"].prompt.neurons.abs().max() > 0
+
+
+def test_prompts_without_an_item_are_grouped_by_what_they_say(qwen) -> None:
+    def made(*texts: str) -> list[ec.Prompt]:
+        return [ec.Prompt.user(text).instructed(emotion) for text in texts for emotion in EMOTIONS]
+
+    same = made("I moved home", "rain fell")
+    assert [p.group for p in same] == [same[0].group] * 3 + [same[3].group] * 3
+    assert same[0].group != same[3].group
+    assert replace(same[0], valence="positive").group != same[0].group
+    assert same[0].group == ec.Prompt.user("I moved home").group  # the uninstructed one belongs to them
+    assert ec.Prompt.raw("a").group != ec.Prompt.raw("b").group
+    assert replace(same[0], item="item_0").group == ("item_0", None)
+    assert ec.fit_directions(qwen, same).n_groups == 2
+    different = [ec.Prompt.user(TEXTS[i]).instructed(emotion) for i, emotion in enumerate(EMOTIONS)]
+    with pytest.raises(DataError, match=r"none of the 3 groups .* without item= are of one scenario when their user"):
+        ec.fit_directions(qwen, different)
 
 
 def test_the_contrast_of_residuals_is_the_direction(qwen, replies, fitted) -> None:

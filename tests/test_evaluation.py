@@ -25,6 +25,7 @@ from emotion_circuits.evaluation.text_quality import (
     words_of,
 )
 from emotion_circuits.intervals import clustered, mcnemar, wilson
+from emotion_circuits.measurement import Measurement
 
 # Intervals
 
@@ -62,12 +63,24 @@ def test_clustered_is_every_draw_of_whole_clusters() -> None:
     assert middle == pytest.approx((0.5 - 1.96 * 0.05, 0.5 + 1.96 * 0.05), abs=0.02)
 
 
+def test_one_scenario_has_no_interval() -> None:
+    one = Measurement(torch.tensor([1.0, 2.0]), ("a", "a"))
+    assert repr(one) == "Measurement(1.5 no interval (one scenario), n = 2)"
+    two = Measurement(torch.tensor([1.0, 2.0]), ("a", "b"))
+    assert repr(two) == "Measurement(1.5 [1, 2], n = 2)"
+    assert (two - two).mean == 0
+    for other in (one, Measurement(torch.ones(1), ("a",)), Measurement(torch.ones(2), ("b", "a"))):
+        with pytest.raises(DataError, match=r"not measured on the same scenarios in the same order .*; measure both"):
+            two - other
+
+
 def test_clusters_widen_the_interval() -> None:
     values = [i % 10 < 5 for i in range(100)]
     alone = clustered(values, range(100))
     together = clustered(values, [i % 10 for i in range(100)])  # every cluster agrees with itself
     assert together[1] - together[0] > 2 * (alone[1] - alone[0])
-    assert clustered([], []) == (0.0, 1.0)
+    for values, clusters in (([], []), ([1, 0, 1], ["a", "a", "a"])):  # nothing to draw from
+        assert all(math.isnan(end) for end in clustered(values, clusters))
     assert clustered([1.0, 1.0], ["a", "b"]) == (1.0, 1.0)
 
 

@@ -256,10 +256,11 @@ def patches_of(model) -> list[ec.Patch]:
     )
     contrast = ec.Contrast("anger", "emotions", delta, delta * -2.0)
     nodes = ec.NodeSet.of(model, *(f"L{l}N{i}" for l in range(3) for i in range(0, 48, 5)), "L1H2", "L2H0")
+    unit = torch.nn.functional.normalize(delta.at("resid_post", 1), dim=0).expand(3, -1)
     return [
         ec.Patch(nodes, ec.Enhancement(contrast, 2.0)),
         ec.Patch(nodes, ec.ZeroAblation(), "all"),
-        ec.Patch(ec.Residual.of(model, 1), ec.Steering(delta.resid_post, 0.5), "generated"),
+        ec.Patch(ec.Residual.of(model, 1), ec.Steering(unit, 3.0), "generated"),
     ]
 
 
@@ -390,7 +391,8 @@ def test_a_journal_gives_back_only_what_was_made_alike(qwen, tmp_path) -> None:
     """The same prompts under other patches, or of another model, are other work."""
     asked, path, config = prompts(3), tmp_path / "journal", ec.GenerationConfig(max_new_tokens=4)
     weak, strong = (
-        ec.Patch(ec.Residual.of(qwen, 1), ec.Steering(torch.ones(3, 32), strength), "all") for strength in (0.1, 5.0)
+        ec.Patch(ec.Residual.of(qwen, 1), ec.Steering(torch.ones(3, 32) / 32**0.5, strength), "all")
+        for strength in (0.5, 30.0)
     )
 
     def made(model, patch, config=config) -> tuple[list[str], int]:
@@ -400,7 +402,7 @@ def test_a_journal_gives_back_only_what_was_made_alike(qwen, tmp_path) -> None:
 
     texts, n = made(qwen, strong)
     assert (texts, n) == (ec.generate(qwen, asked, strong, config).texts, 3)
-    again = ec.Patch(ec.Residual.of(qwen, 1), ec.Steering(torch.ones(3, 32), 5.0), "all")
+    again = ec.Patch(ec.Residual.of(qwen, 1), ec.Steering(torch.ones(3, 32) / 32**0.5, 30.0), "all")
     assert made(qwen, again) == (texts, 3)
     for i, (model, patch) in enumerate([(qwen, weak), (qwen, None), (tiny.model("qwen2", seed=1), strong)], start=2):
         assert made(model, patch) == (ec.generate(model, asked, patch, config).texts, 3 * i)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from helpers import ids_of, naive_run, prompts
+from helpers import ids_of, instructed, naive_run, prompts
 from test_patching import close, directions, fast_scores, interventions, random_activations, some_nodes, targets
 
 import emotion_circuits as ec
@@ -218,3 +220,29 @@ def test_agreement_by_hand(qwen) -> None:
     assert (part.n_nodes, part.spearman) == (3, pytest.approx(1.0))
     with pytest.raises(NodeError, match="share 1 scored nodes"):
         compare_attributions(scored(up), scored(up, NodeSet.of(qwen, "L0H1")))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        AttributionPatching(ec.ZeroAblation()), IntegratedGradients(ec.ZeroAblation(), steps=2), None,
+        ec.DirectAttribution(), ec.HeadImportance(),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_inference_mode_changes_nothing(qwen, method) -> None:
+    asked = instructed(2)
+    target = "anger" if method is None else replace(directions(qwen.dims), emotion="anger")
+    plain = attribute(qwen, asked, target, method)
+    with torch.inference_mode():
+        inside = attribute(qwen, asked, target, method)
+    assert plain.values.heads.abs().max() > 0
+    assert torch.equal(inside.values.neurons, plain.values.neurons)
+    assert torch.equal(inside.values.heads, plain.values.heads)
+
+
+def test_tensors_made_in_inference_mode_are_refused(qwen) -> None:
+    with torch.inference_mode():
+        target = directions(qwen.dims)
+    with pytest.raises(ModelError, match=r"gradients cannot pass a tensor that was made inside torch.inference_mode"):
+        attribute(qwen, prompts(2), target, AttributionPatching(ec.ZeroAblation()))

@@ -8,8 +8,9 @@ import torch
 from helpers import hooks_left, ids_of, naive_run, prompts, unchecked
 
 import emotion_circuits as ec
-from emotion_circuits.errors import NodeError, PatchError
+from emotion_circuits.errors import DataError, NodeError, PatchError, PromptError
 from emotion_circuits.evaluation.text_quality import log_likelihoods
+from emotion_circuits.model.suffix import Edit, SuffixRun
 from emotion_circuits.types import POSITIONS
 
 FEW = ("L0N3", "L1N7", "L1N40", "L2N1", "L0H2", "L1H0", "L1H3")
@@ -26,7 +27,9 @@ def zero(model, *names: str, positions="all", rows=None) -> ec.Patch:
 def random_activations(model, seed: int = 0) -> ec.Activations:
     draw, d = torch.Generator().manual_seed(seed), model.dims
     shapes = ((d.d_mlp,), (d.n_heads, d.d_head), (d.d_model,), (d.d_model,))
-    return ec.Activations(*(torch.randn(d.n_layers, *shape, generator=draw) for shape in shapes))
+    drawn = [torch.randn(d.n_layers, *shape, generator=draw) for shape in shapes]
+    drawn[3] = torch.nn.functional.normalize(drawn[3], dim=-1)  # also serves as directions
+    return ec.Activations(*drawn)
 
 
 def ids_batch(model, n: int = 3) -> ec.TokenBatch:
@@ -58,7 +61,7 @@ def test_hf_and_tl_are_patched_alike(any_model) -> None:
     ids = torch.tensor([ids_of(any_model, prompts(2)[1])])
     patches = [
         zero(any_model, positions="last"),
-        ec.Patch(ec.Residual.of(any_model, 0), ec.Steering(random_activations(any_model).resid_post, 0.05), "all"),
+        ec.Patch(ec.Residual.of(any_model, 0), ec.Steering(random_activations(any_model).resid_post, 0.3), "all"),
         ec.Patch(ec.Residual.of(any_model, 1, site="resid_mid"), ec.Scale(0.5), "prompt"),
     ]
     clean = any_model.hf(ids).logits
@@ -270,6 +273,45 @@ def test_positions_mean_the_same_with_and_without_a_cache(architecture: str, pos
     assert min(seen[False]) > 1
 
 
+def test_what_continues_a_prompt_and_what_is_a_new_one(qwen) -> None:
+    """Where a patch at the last prompt token acts, call by call."""
+    ids = torch.arange(5, 15)[None]
+    acted: list[list[int]] = []
+
+    class Spy:
+        acts_on = ("nodes",)
+
+        def __call__(self, activation, where):
+            return activation * 0
+
+    hook = qwen.hf.model.layers[1].mlp.down_proj
+
+    def look(module, args) -> None:
+        acted.append((args[0][0, :, 4] == 0).nonzero().flatten().tolist())
+
+    def calls(*widths: int) -> list[list[int]]:
+        acted.clear()
+        with qwen.patched(ec.Patch(ec.NodeSet.of(qwen, "L1N4"), Spy(), "last_prompt")):
+            handle = hook.register_forward_pre_hook(look)
+            for width in widths:
+                qwen.hf(ids[:, :width])
+            handle.remove()
+        return list(acted)
+
+    assert calls(6, 7, 8) == [[5], [5], [5]]  # generated one by one
+    assert calls(6, 9) == [[5], [8]]  # a longer prompt that begins alike
+    assert calls(6, 7, 9, 10) == [[5], [5], [8], [8]]
+    assert calls(6, 6) == [[5], [5]]
+    acted.clear()
+    with qwen.patched(ec.Patch(ec.NodeSet.of(qwen, "L1N4"), Spy(), "generated")):
+        handle = hook.register_forward_pre_hook(look)
+        cache = qwen.hf(ids[:, :4], use_cache=True).past_key_values
+        qwen.hf(ids[:, 4:7], past_key_values=cache)  # several at once, as a draft is verified
+        qwen.hf(ids[:, :5])  # begins like the prompt, but is not the next call
+        handle.remove()
+    assert acted == [[], [0, 1, 2], []]
+
+
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_which_tokens_a_position_means(qwen, positions) -> None:
     # A prompt of 4 tokens and a reply of 3, on either padding: the neuron is zero exactly at the tokens meant.
@@ -447,6 +489,59 @@ def test_an_intervention_that_returns_another_shape(qwen) -> None:
         qwen.logits(prompts(1))
 
 
+def unfit() -> dict[str, tuple]:
+    """Interventions that do not fit a model of 3 layers, 48 neurons and d_model 32, and what is said of each."""
+    unit, means = torch.ones(3, 32) / 32**0.5, ec.Activations(neurons=torch.zeros(3, 48))
+    nan = unit.clone()
+    nan[1, 0] = torch.nan
+    short = ec.Samples(torch.zeros(2, 4, 48))
+    return {
+        "one vector": (lambda: ec.Steering(unit[0], 0.1), r"Steering holds vectors of shape \(32,\), .* = \(3, 32\)"),
+        "one layer": (lambda: ec.ProjectOut(unit[:1]), r"ProjectOut holds vectors of shape \(1, 32\)"),
+        "nan": (lambda: ec.Steering(nan, 0.1), r"not finite \(NaN or infinite\) in layer 1"),
+        "long": (lambda: ec.Steering(2 * unit, 0.1), "needs unit vectors, but that of layer 1 has length 2; scale it"),
+        "zero": (lambda: ec.ProjectOut(0 * unit), "has length 0; it points nowhere"),
+        "scheduled": (lambda: ec.Scheduled(ec.Steering(nan, 0.1), ec.Ramp(2)), "not finite"),
+        "few neurons": (
+            lambda: ec.MeanAblation(ec.Activations(neurons=torch.zeros(3, 47))),
+            r"MeanAblation holds neuron activations of shape \(3, 47\), but this model has \(3, 48\)",
+        ),
+        "nan reply": (
+            lambda: ec.Enhancement(ec.Contrast("anger", "emotions", means, means * float("nan"))),
+            "Enhancement holds numbers that are not finite",
+        ),
+        "layers": (lambda: ec.CounterfactualPatch(short), r"shape \(2, 4, 48\), but this model needs \(3, n, 48\)"),
+        "resampled": (lambda: ec.ResampleAblation(short), r"record all of its layers: model.record\(prompts, 'neuron'"),
+        "groups": (lambda: ec.GroupMeanAblation(short, (0, 0)), "GroupMeanAblation holds neuron samples of shape"),
+        "no means": (lambda: ec.MeanAblation(None), "None for means; attributions by DirectAttribution and Co"),  # type: ignore[arg-type]
+        "no contrast": (lambda: ec.Enhancement(None), "None for contrast; .* fit_contrasts measures one"),  # type: ignore[arg-type]
+    }
+
+
+@pytest.mark.parametrize("name", unfit())
+def test_interventions_that_do_not_fit_are_refused_before_anything_runs(qwen, name: str) -> None:
+    make, message = unfit()[name]
+
+    def enter() -> None:
+        intervention = make()
+        place = ec.NodeSet.of(qwen, "L1N2") if "nodes" in intervention.acts_on else ec.Residual.of(qwen, 1)
+        if name == "scheduled":
+            place = ec.Residual.of(qwen, 1)
+        with qwen.patched(ec.Patch(place, intervention)):
+            pass
+
+    with pytest.raises(PatchError, match=message):
+        unchecked(enter)
+    assert hooks_left(qwen.hf) == 0
+
+
+def test_only_the_layers_in_use_need_a_direction(qwen) -> None:
+    vectors = torch.zeros(3, 32, dtype=torch.bfloat16)
+    vectors[1] = torch.nn.functional.normalize(torch.arange(32.0), dim=0)
+    with qwen.patched(ec.Patch(ec.Residual.of(qwen, 1), ec.Steering(vectors, 0.1))):
+        assert qwen.logits(prompts(1)).isfinite().all()
+
+
 def test_missing_sites_are_named(qwen) -> None:
     patch = ec.Patch(ec.NodeSet.of(qwen, "L0H0"), ec.MeanAblation(ec.Activations(neurons=torch.zeros(3, 48))))
     message = "these activations hold nothing at site 'head'; measure that site first"
@@ -491,3 +586,33 @@ def test_the_mean_over_a_group_is_an_exchange_with_it(qwen) -> None:
     torch.testing.assert_close(recorded[1, :, 3], means.neurons[1, :, 3])
     with pytest.raises(PatchError, match="one per sample"):
         source.mean_within(["a"])
+
+
+# What is asked of a model
+
+
+def test_layers_that_are_not_there(qwen) -> None:
+    """A layer beyond the last one is an error, and not one of the first."""
+    message = "layer 5 is outside the model, which has layers 0 to 2"
+    (batch,) = qwen.batches(prompts(1))
+    with pytest.raises(NodeError, match=message):
+        qwen.read(batch, "resid_post", 5)
+    for site in ("resid_post", "resid_mid"):
+        with pytest.raises(NodeError, match=message):
+            ec.measure(qwen, prompts(1), ec.Projection(torch.ones(32), site, 5))
+        with pytest.raises(NodeError, match=message):
+            SuffixRun(qwen, batch).base((site, 5))
+    with pytest.raises(NodeError, match=message):
+        list(SuffixRun(qwen, batch).read([Edit("resid_pre", 0, 1, lambda a, v: a)], [("resid_post", 5)]))
+    last = ec.measure(qwen, prompts(2), ec.Projection(torch.ones(32), layer=2)).values
+    assert torch.equal(ec.measure(qwen, prompts(2), ec.Projection(torch.ones(32), layer=-1)).values, last)
+    with pytest.raises(NodeError, match=r"layers=1 is one layer, .*; give layers=\[1\]"):
+        unchecked(qwen.record, prompts(1), "resid_post", layers=1)
+
+
+def test_nothing_to_run_is_said_so(qwen) -> None:
+    for call in (qwen.logits, lambda asked: ec.measure(qwen, asked, ec.Projection(torch.ones(32)))):
+        with pytest.raises(PromptError, match=r"there are no prompts to .*; give at least one"):
+            call([])
+    with pytest.raises(DataError, match="a logit difference needs at least one token"):
+        ec.LogitDifference(())

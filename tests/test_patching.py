@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import emotion_circuits as ec
 from emotion_circuits.activations import Activations, Contrast
 from emotion_circuits.attribution import ActivationPatching, attribute, attribute_each, dose_sweep
-from emotion_circuits.errors import EmotionCircuitsError, PatchError
+from emotion_circuits.errors import EmotionCircuitsError, NodeError, PatchError
+from emotion_circuits.interventions import Constant
 from emotion_circuits.nodes import NodeSet
 from emotion_circuits.targets import DirectionTarget, LogitDifference, Projection, ResidualFunction
 
@@ -137,6 +138,18 @@ def test_equals_a_naive_second_implementation(any_model) -> None:
             close(scores.values.heads[layer, head].double(), slow, float(torch.stack(before).abs().max()))
 
 
+def test_a_schedule_keeps_the_sign_of_what_it_schedules(qwen) -> None:
+    def scored(intervention):
+        return attribute(qwen, prompts(2), directions(qwen.dims), ActivationPatching(intervention)).values.heads
+
+    for intervention in (ec.Enhancement(random_activations(qwen.dims, 1)), ec.Scale(1.5), ec.ZeroAblation()):
+        plain = scored(intervention)
+        close(scored(ec.Scheduled(intervention, Constant(1.0))), plain)
+        # A tenth of what adds, taken away: nodes that support the target still have positive scores.
+        away = scored(ec.Scheduled(intervention, Constant(-0.1)))
+        assert float((away * plain).sum()) > 0
+
+
 def test_every_head_is_scored_by_default_and_neurons_are_not(qwen) -> None:
     scores = attribute(qwen, prompts(2), directions(qwen.dims), ActivationPatching(ec.ZeroAblation()))
     assert scores.kinds == ("head",)
@@ -251,6 +264,8 @@ def test_errors_say_what_to_do(qwen) -> None:
     other = NodeSet(torch.ones(2, 5, dtype=torch.bool), torch.ones(2, 2, dtype=torch.bool))
     with pytest.raises(EmotionCircuitsError, match="different models"):
         patched_by(ec.ZeroAblation(), other)
+    with pytest.raises(NodeError, match="the set of nodes to score is empty"):
+        patched_by(ec.ZeroAblation(), NodeSet.empty(qwen))
     with pytest.raises(PatchError, match="record one counterfactual"):
         patched_by(ec.CounterfactualPatch(random_samples(qwen.dims, 1)))
     patch = ec.Patch(NodeSet.of(qwen, "L0H0"), ec.ZeroAblation())

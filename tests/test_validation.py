@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import instructed, prompts
+from helpers import instructed, prompts, unchecked
 from test_patching import directions, interventions, random_activations
 
 import emotion_circuits as ec
 from emotion_circuits.attribution import ActivationPatching, attribute, validation_curves
+from emotion_circuits.errors import NodeError
 from emotion_circuits.nodes import NodeSet, NodeValues
 from emotion_circuits.targets import ResidualFunction
 
@@ -105,3 +106,13 @@ def test_samples_batches_and_targets_without_direction(qwen) -> None:
     mine = [prompt for prompt in asked if prompt.emotion == "fear"]
     alone = validation_curves(qwen, mine, target, scores, **options)
     assert torch.tensor(one["effect_end"].tolist()).allclose(torch.tensor(alone["effect_end"].tolist()), rtol=1e-4)
+
+
+def test_layers_and_scopes_that_are_none(qwen) -> None:
+    arguments = (qwen, prompts(2), directions(qwen.dims), made_up(qwen))
+    options = {"intervention": ec.ZeroAblation(), "ks": (1,), "n_random": 2}
+    with pytest.raises(NodeError, match="layer 9 is outside the model, which has layers 0 to 2"):
+        validation_curves(*arguments, layers=[9], **options)
+    with pytest.raises(ValueError, match="unknown scope 'Global'; the scopes are sublayer, global"):
+        unchecked(validation_curves, *arguments, scope="Global", **options)
+    assert set(validation_curves(*arguments, layers=[-1], **options)["layer"]) == {2}

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
+import torch
+
 from emotion_circuits.attribution.agreement import Agreement, compare_attributions
 from emotion_circuits.attribution.contrastive import ContrastiveGradients, EmotionBaseline, emotion_baseline
 from emotion_circuits.attribution.direct import DirectAttribution
@@ -61,7 +63,7 @@ def attribute(
     Args:
         model: the model.
         prompts: instructed prompts or accepted replies. The target's samples are those that ask for its emotion
-            (all, if none does); those of other emotions serve as the contrast.
+            (or those that ask for none, if none does); those of other emotions serve as the contrast.
         target: what to explain: an emotion's name for what is said under it (`SaidTarget`, measured on ``prompts``),
             or any target, e.g. ``directions.target("anger")``.
         method: how; `ContrastiveGradients` by default, which needs the same scenarios under two emotions or more.
@@ -94,7 +96,8 @@ def attribute_each(
         batch_size: rows in a batch.
     """
     if targets is None or isinstance(targets, str):
-        said = said_targets(model, prompts, batch_size=batch_size)
+        with torch.inference_mode(False):  # so that gradients can pass these targets
+            said = said_targets(model, prompts, batch_size=batch_size)
         chosen = check_emotions(list(said) if targets is None else [targets], list(said), "these prompts")
         targets = {emotion: said[emotion] for emotion in chosen}
     scored = (method or ContrastiveGradients())(model, prompts, targets, batch_size)

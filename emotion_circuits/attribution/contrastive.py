@@ -27,6 +27,7 @@ from emotion_circuits import distributed
 from emotion_circuits.activations import Activations, Contrast
 from emotion_circuits.attribution.gradient import IntegratedGradients
 from emotion_circuits.attribution.result import Attribution
+from emotion_circuits.attribution.sums import some_prompts
 from emotion_circuits.data.prompts import Prompt, as_prompts
 from emotion_circuits.directions.statistics import complete_groups
 from emotion_circuits.interventions import GroupMeanAblation, Samples
@@ -117,7 +118,7 @@ def emotion_baseline(model: HookedModel, prompts: object, *, batch_size: int | N
         prompts: with emotion, item and valence; best with every emotion in every group (`complete_groups`).
         batch_size: rows in a batch.
     """
-    asked = as_prompts(prompts)
+    asked = some_prompts(prompts)
     group_of, of_emotion = _index([p.group for p in asked]), _index([p.emotion for p in asked])
     sums = {kind: _zeros(model, kind, len(set(group_of))) for kind in ("neuron", "head")}
     by_emotion = {kind: _zeros(model, kind, len(set(of_emotion))) for kind in ("neuron", "head")}

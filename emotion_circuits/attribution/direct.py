@@ -15,7 +15,7 @@ to what was added; activations (``means``, ``contrast``) are kept as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,10 +26,12 @@ from torch import Tensor
 
 from emotion_circuits import distributed
 from emotion_circuits.activations import Activations, Contrast
+from emotion_circuits.attribution.edits import below
 from emotion_circuits.attribution.result import Attribution
-from emotion_circuits.data.prompts import Prompt, as_prompts
+from emotion_circuits.attribution.sums import some_prompts
+from emotion_circuits.data.prompts import Prompt
 from emotion_circuits.directions.statistics import complete_groups
-from emotion_circuits.errors import EmotionCircuitsError
+from emotion_circuits.errors import DataError, EmotionCircuitsError
 from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.model.recording import record_batch
 from emotion_circuits.model.writes import SUBLAYER_OF, unit_writes, write_scale
@@ -49,18 +51,26 @@ class DirectAttribution:
 
     Attributes:
         centred: rank by the group-centred score instead of the plain mean, which removes what a node writes under
-            every emotion alike.
+            every emotion alike. Needs scenarios whose prompts ask for every emotion (complete groups).
     """
 
     centred: bool = False
     name: str = "direct attribution"
 
+    @torch.no_grad()
     def __call__(
         self, model: HookedModel, prompts: object, targets: Mapping[str, Target], batch_size: int | None = None
     ) -> dict[str, Attribution]:
-        """Scores of every target from one pass over the prompts."""
-        asked = as_prompts(prompts)
+        """Scores of every target from one pass over the prompts; nodes above a target's readout are not scored.
+
+        Raises:
+            DataError: there are no prompts, or ``centred`` scores were asked for and no group is complete.
+        """
+        asked = some_prompts(prompts)
         labels = _labels(asked)
+        for target in targets.values() if self.centred else ():
+            _check_groups(target, labels)
+        rows = {name: samples_of(target, asked) for name, target in targets.items()}
         sums = _Sums(model, targets)
 
         def reduce(batch: TokenBatch) -> dict[Label, _Sum]:
@@ -73,12 +83,10 @@ class DirectAttribution:
                 advance(len(batch))
         sums.put_together(labels)
         source = provenance(model, asked, method=self.name, centred=self.centred)
-        return {name: self._result(sums, target, asked, labels, source) for name, target in targets.items()}
+        mine = {name: dict.fromkeys(labels[i] for i in held) for name, held in rows.items()}
+        return {name: self._result(sums, target, mine[name], source) for name, target in targets.items()}
 
-    def _result(
-        self, sums: _Sums, target: Target, prompts: Sequence[Prompt], labels: list[Label], source: dict
-    ) -> Attribution:
-        chosen = dict.fromkeys(labels[i] for i in samples_of(target, prompts))
+    def _result(self, sums: _Sums, target: Target, chosen: Iterable[Label], source: dict) -> Attribution:
         mine = _total(sums.by_label[label] for label in chosen)
         beta = sums.beta[id(target)]
         a, positive_a, squares = mine.written / mine.n, mine.written_positive / mine.n, mine.written_squares / mine.n
@@ -88,6 +96,7 @@ class DirectAttribution:
         heads, head_positive = mine.head_value[index] / mine.n, mine.head_positive[index] / mine.n
         head_squares = mine.head_squares[index] / mine.n
         values = NodeValues(neurons.float(), heads.float())
+        reached = below(sums.dims, target.readout)
         contrast = sums.contrast(target.emotion)
         centred = None
         if contrast is not None:
@@ -107,6 +116,7 @@ class DirectAttribution:
             centred=centred,
             means=sums.means,
             contrast=contrast,
+            scored=None if len(reached) == sums.dims.n_nodes else reached,
             provenance=source,
         )
 
@@ -211,7 +221,11 @@ class _Sums:
 def write_along(
     model: HookedModel, target: Target
 ) -> tuple[Float[Tensor, "layer neuron"], Float[Tensor, "layer head d_head"]]:
-    """What one unit of each neuron's activation, and of each head's ``z``, writes along the target (beta)."""
+    """What one unit of each neuron's activation, and of each head's ``z``, writes along the target (beta).
+
+    Nothing, for nodes above the target's readout: what they write is not read.
+    """
+    reached = below(model, target.readout)
     after_mlp, after_attention = (stacked_local(model, target, site) for site in ("resid_post", "resid_mid"))
     neurons, heads, shape = [], [], (model.dims.n_heads, model.dims.d_head)
     for layer in range(model.dims.n_layers):
@@ -219,7 +233,9 @@ def write_along(
         dtype = torch.float64 if w_down.dtype == torch.float64 else torch.float32
         neurons.append(w_down.to(dtype) @ after_mlp[layer].to(device=w_down.device, dtype=dtype))
         heads.append((w_o.to(dtype) @ after_attention[layer].to(device=w_o.device, dtype=dtype)).unflatten(0, shape))
-    return torch.stack([n.double().cpu() for n in neurons]), torch.stack([h.double().cpu() for h in heads])
+    of_neurons = torch.stack([n.double().cpu() for n in neurons])
+    of_heads = torch.stack([h.double().cpu() for h in heads])
+    return of_neurons * reached.neurons, of_heads * reached.heads[..., None]
 
 
 def _scaled(
@@ -240,6 +256,19 @@ def _labels(prompts: Sequence[Prompt]) -> list[Label]:
     except EmotionCircuitsError:
         complete = set()
     return [(prompt.emotion, i in complete) for i, prompt in enumerate(prompts)]
+
+
+def _check_groups(target: Target, labels: Sequence[Label]) -> None:
+    """Raise a `DataError` unless some complete group has the target's emotion and another one."""
+    complete = {emotion for emotion, is_complete in labels if is_complete}
+    if target.emotion not in complete or len(complete) < 2:
+        known = ", ".join(sorted({emotion for emotion, _ in labels if emotion is not None})) or "no emotion"
+        raise DataError(
+            f"DirectAttribution(centred=True) for {target.emotion or 'a target without an emotion'} needs scenarios "
+            "whose prompts ask for every emotion, that one and another among them; these prompts ask for "
+            f"{known}{'' if complete else ', and no scenario has all of these'}. Give such prompts and a target with "
+            "an emotion, or use DirectAttribution()"
+        )
 
 
 def _total(sums) -> _Sum:

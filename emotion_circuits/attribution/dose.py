@@ -10,7 +10,7 @@ from torch import Tensor
 
 from emotion_circuits import distributed
 from emotion_circuits.attribution.edits import check_nodes, set_edit
-from emotion_circuits.data.prompts import as_prompts
+from emotion_circuits.attribution.sums import some_prompts
 from emotion_circuits.intervals import clustered
 from emotion_circuits.interventions import Intervention
 from emotion_circuits.model import HookedModel, TokenBatch
@@ -55,7 +55,7 @@ def dose_sweep(
     made = [intervention(strength) for strength in strengths]
     for held in made:
         check_nodes(held)
-    asked = as_prompts(prompts)
+    asked = some_prompts(prompts)
     values = torch.zeros(len(asked), 1 + len(made), dtype=torch.float64)
 
     def work(batch: TokenBatch) -> Tensor:

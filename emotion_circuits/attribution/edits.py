@@ -19,15 +19,35 @@ from torch import Tensor
 
 from emotion_circuits.errors import PatchError
 from emotion_circuits.interventions import Intervention, Where
-from emotion_circuits.model.suffix import Change, Edit, EditFunction
-from emotion_circuits.nodes import NodeSet
-from emotion_circuits.types import NodeKind
+from emotion_circuits.model.suffix import Change, Edit, EditFunction, Readout
+from emotion_circuits.nodes import HasDims, NodeSet
+from emotion_circuits.types import ModelDims, NodeKind, Site, as_layer
 
 WRITE_ORDER: tuple[NodeKind, NodeKind] = ("head", "neuron")
 """Within a layer heads write first."""
 
+_BELOW: dict[Site, tuple[NodeKind, ...]] = {
+    "resid_pre": (), "attn_out": ("head",), "resid_mid": ("head",), "head": ("head",)
+}  # fmt: skip
+"""The kinds of node of its own layer that a site depends on; both for those that are not named."""
+
 Place = tuple[NodeKind, int]
 """The nodes of one kind in one layer."""
+
+
+def below(model: HasDims | ModelDims, readout: Readout) -> NodeSet:
+    """The nodes that something read at ``readout`` can depend on; all others lie above it.
+
+    Raises:
+        NodeError: the model has no such layer.
+    """
+    every, site = NodeSet.all(model), readout[0]
+    last = as_layer(readout[1], len(every.heads))
+    of_last: tuple[NodeKind, ...] = _BELOW.get(site, ("head", "neuron"))
+    reached = every.in_layers(range(last))
+    for kind in of_last:
+        reached = reached | every.only(kind).in_layers([last])
+    return reached
 
 
 def check_nodes(intervention: Intervention) -> None:

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from emotion_circuits.attribution.edits import WRITE_ORDER
 from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.attribution.sums import SampleSet, ScoreSums, put_together
-from emotion_circuits.data.prompts import as_prompts
 from emotion_circuits.errors import ModelError
 from emotion_circuits.model import HookedModel
 from emotion_circuits.model.writes import unit_writes, write_scale
@@ -33,7 +32,7 @@ from emotion_circuits.nodes import NodeSet
 from emotion_circuits.progress import progress
 from emotion_circuits.provenance import provenance
 from emotion_circuits.targets import DirectionTarget, LogitDifference, Projection, SaidTarget, Target
-from emotion_circuits.types import NodeKind
+from emotion_circuits.types import NodeKind, as_layer
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class FinalDirectAttribution:
         Raises:
             ModelError: a target is not linear in the last residual's direction.
         """
-        samples = SampleSet(as_prompts(prompts), targets)
+        samples = SampleSet(prompts, targets)
         writes = {name: _Writes(model, *final_direction(model, target)) for name, target in targets.items()}
         sums = {name: ScoreSums(model.dims) for name in targets}
         used = [samples.prompts[i] for i in samples.used.tolist()]
@@ -124,7 +123,8 @@ def final_direction(model: HookedModel, target: Target) -> tuple[Float[Tensor, "
     Raises:
         ModelError: there is no such direction.
     """
-    if target.readout[1] % model.dims.n_layers == model.dims.n_layers - 1 and target.readout[0] == "resid_post":
+    n_layers = model.dims.n_layers
+    if as_layer(target.readout[1], n_layers) == n_layers - 1 and target.readout[0] == "resid_post":
         vector = None
         if isinstance(target, DirectionTarget):
             weight = model.norm_weight(model.final_norm)

@@ -21,7 +21,7 @@ The sign is that of `ActivationPatching`. How good the approximation is, `compar
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +32,7 @@ from emotion_circuits.attribution.edits import Place, check_nodes, intervene, pl
 from emotion_circuits.attribution.patching import chosen_nodes, sign_of
 from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.attribution.sums import SampleSet, ScoreSums, kinds_of, put_together
-from emotion_circuits.data.prompts import as_prompts
+from emotion_circuits.errors import ModelError
 from emotion_circuits.interventions import Intervention, Where
 from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.model.suffix import Edit, SuffixRun
@@ -46,6 +46,25 @@ Asked = dict[str, tuple[Target, Int[Tensor, " row"]]]
 
 Gradients = dict[Place, Float[Tensor, "batch node *d_head"]]
 """Of each place's chosen nodes."""
+
+
+@contextmanager
+def with_gradients() -> Iterator[None]:
+    """Gradients are recorded inside, also where the caller is inside ``torch.inference_mode()``.
+
+    Raises:
+        ModelError: a tensor was made in inference mode, so that gradients cannot pass it.
+    """
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    except RuntimeError as error:
+        if "inference tensor" not in str(error).lower():
+            raise
+        raise ModelError(
+            "gradients cannot pass a tensor that was made inside torch.inference_mode(): one of the target, of the "
+            "intervention or of the model was. Make it outside, or under torch.no_grad()"
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +195,7 @@ class CleanPass:
         return {p[:2]: g.index_select(1, p[2].to(g.device)) for p, g in zip(self.places, shaped, strict=True)}
 
 
+@with_gradients()
 def _attribute(
     method: AttributionPatching | IntegratedGradients,
     model: HookedModel,
@@ -184,8 +204,8 @@ def _attribute(
     batch_size: int | None,
 ) -> dict[str, Attribution]:
     check_nodes(method.intervention)
-    samples = SampleSet(as_prompts(prompts), targets)
-    nodes = NodeSet.all(model) if method.nodes is None else chosen_nodes(model, method.nodes)
+    samples = SampleSet(prompts, targets)
+    nodes = chosen_nodes(model, NodeSet.all(model) if method.nodes is None else method.nodes)
     sums, sign = {name: ScoreSums(model.dims) for name in targets}, sign_of(method.intervention)
 
     def work(batch: TokenBatch) -> dict[str, dict[Place, Tensor]]:

@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emotion_circuits import distributed
+from emotion_circuits.attribution.edits import below
 from emotion_circuits.attribution.result import Attribution
-from emotion_circuits.data.prompts import as_prompts
+from emotion_circuits.attribution.sums import some_prompts
 from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.model.recording import record_batch
 from emotion_circuits.model.writes import precisely
@@ -34,11 +35,16 @@ class HeadImportance:
 
     name: str = "head importance"
 
+    @torch.no_grad()
     def __call__(
         self, model: HookedModel, prompts: object, targets: Mapping[str, Target], batch_size: int | None = None
     ) -> dict[str, Attribution]:
-        """Scores of every target from one pass over the prompts."""
-        asked = as_prompts(prompts)
+        """Scores of every target from one pass over the prompts; heads above a target's readout are not scored.
+
+        Raises:
+            DataError: there are no prompts.
+        """
+        asked = some_prompts(prompts)
         names = list(targets)
         vectors = torch.stack([stacked_local(model, targets[name], "resid_mid") for name in names])
         member = torch.zeros(len(names), len(asked), dtype=torch.float64)
@@ -67,14 +73,16 @@ class HeadImportance:
         }
 
     def _result(self, model: HookedModel, target: Target, means: Tensor, n: int, source: dict) -> Attribution:
-        mean, positive, squares = means
+        reached = below(model, target.readout)
+        mean, positive, squares = means * reached.heads
         none = torch.zeros(model.dims.n_layers, model.dims.d_mlp)
         std = (squares - mean.square()).clamp(min=0).sqrt()
         heads = (NodeValues(none, part.float()) for part in (mean, std, positive, mean - positive))
         values, deviation, up, down = heads
         return Attribution(
             values, self.name, target.emotion, n, model.dims, kinds=("head",), std=deviation,
-            positive=up, negative=down, provenance=source,
+            positive=up, negative=down, scored=None if bool(reached.heads.all()) else reached.only("head"),
+            provenance=source,
         )  # fmt: skip
 
 

@@ -4,29 +4,34 @@ r"""Sublayer influence: what a push at a sublayer does to the end (method.md, st
 2. At sublayer s and strength :math:`\alpha`, add :math:`\alpha\,\sigma_s\,v_{s,e}` to the last token's residual
    (:math:`\sigma_s` its mean rms, v sign-aligned with the reference vector).
 3. :math:`I_{s,e}` = change of :math:`h_\text{final} \cdot v_\text{ref}`, divided by :math:`\alpha\,\sigma_s`; mean
-   over samples and strengths.
+   over samples and strengths. In bfloat16 much of a small push is lost when it is added, so what is divided by is the
+   part of it that arrived: the change of :math:`r_s \cdot v_{s,e}`, which in float32 is :math:`\alpha\,\sigma_s`.
 
 All (sublayer, strength, emotion) variants of a batch go up together as suffix passes, which is exact.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
 from emotion_circuits import artefacts, distributed
+from emotion_circuits.attribution.sums import some_prompts
 from emotion_circuits.checked import build
-from emotion_circuits.data.prompts import as_prompts, check_emotions
+from emotion_circuits.data.prompts import check_emotions
 from emotion_circuits.directions.result import RESIDUAL_SITES, EmotionDirections
-from emotion_circuits.errors import ArtefactError
+from emotion_circuits.errors import ArtefactError, ModelError, PatchError
 from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.model.suffix import Edit, SuffixRun
+from emotion_circuits.model.writes import precise, precisely
 from emotion_circuits.progress import progress
 from emotion_circuits.provenance import provenance
 
@@ -127,20 +132,25 @@ def sublayer_influence(
 
     Returns:
         Influence, in units of the reference vector per unit of push.
+
+    Raises:
+        DataError: there are no prompts.
+        PatchError: a strength is zero or no number, or there is none.
+        ArtefactError: the directions are of a model of another shape.
+        ModelError: a push is too small for the model's dtype.
     """
-    asked = as_prompts(prompts)
+    asked = some_prompts(prompts)
+    _check(model, directions, strengths)
     reference = torch.stack([directions.reference(emotion) for emotion in directions.emotions])
-    push = _pushes(directions, reference, strengths)
+    push = _Pushes.of(directions, reference, strengths)
     total = torch.zeros(len(strengths), 2, model.dims.n_layers, len(directions.emotions), dtype=torch.float64)
     squares = torch.zeros_like(total[0])
 
-    def changes(batch: TokenBatch) -> Tensor:
-        return _changes(model, SuffixRun(model, batch), push, reference)
+    def work(batch: TokenBatch) -> Tensor:
+        return _influence(model, SuffixRun(model, batch), push, reference).double()
 
     with progress("influence", len(asked), shared=True) as advance:
-        for batch, change in model.run_batches(asked, changes, batch_size, stage="influence", shared=True):
-            scale = directions.sigma[None, None, :, :, None] * torch.tensor(strengths)[None, :, None, None, None]
-            influence = (change / scale).double()  # batch strength site layer emotion
+        for batch, influence in model.run_batches(asked, work, batch_size, stage="influence", shared=True):
             total += influence.sum(dim=0)
             squares += influence.mean(dim=1).square().sum(dim=0)
             advance(len(batch))
@@ -159,37 +169,85 @@ def sublayer_influence(
     )
 
 
-def _pushes(
-    directions: EmotionDirections, reference: Float[Tensor, "emotion d_model"], strengths: Sequence[float]
-) -> Float[Tensor, "2 layer variant d_model"]:
-    aligned = torch.where((directions.vectors * reference).sum(-1, keepdim=True) < 0, -1.0, 1.0) * directions.vectors
-    scaled = directions.sigma[..., None, None, None] * torch.tensor(strengths)[None, None, :, None, None]
-    return (scaled * aligned[:, :, None]).flatten(2, 3)
+def _check(model: HookedModel, directions: EmotionDirections, strengths: Sequence[float]) -> None:
+    if not strengths or not all(math.isfinite(strength) and strength for strength in strengths):
+        raise PatchError(
+            f"influence is measured per unit of push, which strengths {tuple(strengths)} do not give; they must be "
+            f"numbers other than 0, e.g. {STRENGTHS}"
+        )
+    given, own = (directions.n_layers, directions.vectors.shape[-1]), (model.dims.n_layers, model.dims.d_model)
+    if given != own:
+        raise ArtefactError(
+            f"the directions are of a model of {given[0]} layers and d_model {given[1]}, and {model.name} has "
+            f"{own[0]} and {own[1]}; fit them on this model, with fit_directions"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Pushes:
+    """What is added at every sublayer; variants run over strengths, then emotions.
+
+    Attributes:
+        along: each emotion's unit direction, sign-aligned with its reference vector.
+        sizes: length of each variant's push, negative where it points the other way.
+    """
+
+    along: Float[Tensor, "2 layer emotion d_model"]
+    sizes: Float[Tensor, "2 layer variant"]
+
+    @classmethod
+    def of(
+        cls, directions: EmotionDirections, reference: Float[Tensor, "emotion d_model"], strengths: Sequence[float]
+    ) -> _Pushes:
+        signs = torch.where((directions.vectors * reference).sum(-1, keepdim=True) < 0, -1.0, 1.0)
+        each = torch.tensor(strengths).repeat_interleave(len(directions.emotions))
+        return cls(signs * directions.vectors, directions.sigma[..., None] * each)
 
 
 @torch.no_grad()
-def _changes(
-    model: HookedModel, run: SuffixRun, push: Float[Tensor, "2 layer variant d_model"], reference: Tensor
+def _influence(
+    model: HookedModel, run: SuffixRun, push: _Pushes, reference: Float[Tensor, "emotion d_model"]
 ) -> Float[Tensor, "batch strength 2 layer emotion"]:
-    n_sites, n_layers, n_variants = push.shape[:3]
-    device, dtype = run.final().device, run.final().dtype
-    held = push.to(device=device, dtype=dtype)
+    n_sites, n_layers, n_variants = push.sizes.shape
+    n_emotions, n_samples = len(reference), len(run.batch)
+    arrived = torch.empty(n_samples, n_sites, n_layers, n_variants)
 
-    def adds(vectors: Tensor):
-        return lambda resid, variants: resid + vectors[variants]
+    def adds(s: int, layer: int):
+        def function(resid: Tensor, variants: Tensor) -> Tensor:
+            along = push.along[s, layer].to(resid.device)[variants % n_emotions]
+            sizes = push.sizes[s, layer].to(resid.device)[variants]
+            new = resid + (sizes[:, None] * along).to(resid.dtype)
+            moved = precise(new) - precise(resid)
+            kept = einsum(moved, along.to(moved.dtype), "batch variant d_model, variant d_model -> batch variant")
+            # A direction is zero where no emotion shows; nothing is pushed then, and nothing lost.
+            length = along.square().sum(-1)
+            share = torch.where(length > 0, kept.float() / (sizes * length), 1.0)
+            arrived[:, s, layer, variants.cpu()] = (sizes * share).cpu()
+            return new
+
+        return function
 
     edits = [
-        Edit(RESIDUAL_SITES[s], layer, n_variants, adds(held[s, layer]))
-        for s in range(n_sites)
-        for layer in range(n_layers)
+        Edit(RESIDUAL_SITES[s], layer, n_variants, adds(s, layer)) for s in range(n_sites) for layer in range(n_layers)
     ]
-    vectors = reference.to(device)
-    before = model.final_norm(run.final()).float() @ vectors.T  # batch emotion
-    n_emotions, result = len(vectors), torch.empty(len(before), len(edits) * n_variants)
+    vectors = reference.to(run.final().device)
+    before = precisely(model.final_norm, run.final()).float() @ vectors.T  # batch emotion
+    change = torch.empty(n_samples, len(edits) * n_variants)
     for places, final in run.stream(edits):
-        after = model.final_norm(final).float() @ vectors.T  # batch variant emotion
-        emotion = places % n_emotions  # the variants of an edit run over strengths, then emotions
+        after = precisely(model.final_norm, final).float() @ vectors.T  # batch variant emotion
+        emotion = places % n_emotions
         chosen = after.gather(2, emotion[None, :, None].expand(len(after), -1, 1))[..., 0]
-        result[:, places.cpu()] = (chosen - before[:, emotion]).cpu()
-    shaped = result.view(len(before), n_sites, n_layers, n_variants // n_emotions, n_emotions)
+        change[:, places.cpu()] = (chosen - before[:, emotion]).cpu()
+    _check_arrived(model, arrived, push)
+    shaped = (change.view_as(arrived) / arrived).unflatten(-1, (n_variants // n_emotions, n_emotions))
     return shaped.permute(0, 3, 1, 2, 4)
+
+
+def _check_arrived(model: HookedModel, arrived: Float[Tensor, "batch 2 layer variant"], push: _Pushes) -> None:
+    lost = (arrived * push.sizes.sign() <= 0) & (push.sizes != 0)
+    if bool(lost.any()):
+        layer = int(lost.nonzero()[0, 2])
+        raise ModelError(
+            f"nothing of a push at layer {layer} is left once it is added in {model.dtype}; use larger strengths, or "
+            "load the model with dtype='float32'"
+        )

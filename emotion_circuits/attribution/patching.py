@@ -27,8 +27,8 @@ from torch import Tensor
 from emotion_circuits.attribution.edits import check_nodes, node_edits, places
 from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.attribution.sums import SampleSet, ScoreSums, kinds_of, put_together
-from emotion_circuits.data.prompts import as_prompts
-from emotion_circuits.interventions import Enhancement, Intervention, Scale
+from emotion_circuits.errors import NodeError
+from emotion_circuits.interventions import Enhancement, Intervention, Scale, Scheduled
 from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.model.suffix import SuffixRun
 from emotion_circuits.nodes import NodeSet
@@ -65,9 +65,14 @@ class ActivationPatching:
     def __call__(
         self, model: HookedModel, prompts: object, targets: Mapping[str, Target], batch_size: int | None = None
     ) -> dict[str, Attribution]:
-        """Scores of every target, all variants shared between targets."""
+        """Scores of every target, all variants shared between targets.
+
+        Raises:
+            DataError: there are no prompts.
+            NodeError: there are no nodes to score.
+        """
         check_nodes(self.intervention)
-        samples, nodes = SampleSet(as_prompts(prompts), targets), chosen_nodes(model, self.nodes)
+        samples, nodes = SampleSet(prompts, targets), chosen_nodes(model, self.nodes)
         sums = {name: ScoreSums(model.dims) for name in targets}
         with progress("patching", len(samples), shared=True) as advance:
             effects_of = partial(self._effects, model, nodes=nodes, targets=targets)
@@ -105,13 +110,24 @@ class ActivationPatching:
 
 
 def chosen_nodes(model: HookedModel, nodes: NodeSet | None) -> NodeSet:
-    """``nodes`` once they are found to be of ``model``; every head by default."""
+    """``nodes`` once they are found to be of ``model``; every head by default.
+
+    Raises:
+        NodeError: they are of another model, or there are none.
+    """
     every = NodeSet.all(model)
-    return every.only("head") if nodes is None else nodes & every
+    chosen = every.only("head") if nodes is None else nodes & every
+    if not len(chosen):
+        raise NodeError("the set of nodes to score is empty; leave out nodes=, or give one that has some")
+    return chosen
 
 
 def sign_of(intervention: Intervention) -> int:
     """1 for an intervention that adds to what nodes say, -1 for one that takes away; see the module's docstring."""
+    if isinstance(intervention, Scheduled):
+        # At the last prompt token; a negative factor there turns adding into taking away.
+        factor = float(intervention.curve.at(torch.zeros(1, dtype=torch.long)))
+        return sign_of(intervention.intervention) * (-1 if factor < 0 else 1)
     adds = isinstance(intervention, Enhancement) and intervention.strength >= 0
     adds = adds or (isinstance(intervention, Scale) and intervention.factor > 1)
     return 1 if adds else -1

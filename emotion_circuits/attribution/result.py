@@ -15,6 +15,7 @@ from emotion_circuits import artefacts
 from emotion_circuits.activations import Activations, Contrast
 from emotion_circuits.checked import build, parts
 from emotion_circuits.directions.quality import flag_note
+from emotion_circuits.errors import EmotionError, NodeError
 from emotion_circuits.nodes import NodeSet, NodeValues
 from emotion_circuits.types import KINDS, ModelDims, NodeKind
 
@@ -66,10 +67,13 @@ class Attribution:
         """The ``n`` nodes with the highest score; of one kind, or of all that were scored."""
         if kind is None and len(self.kinds) == 1:
             kind = self.kinds[0]
-        if self.scored is None:
-            return self.values.top(n, kind)
-        hidden = (self.values.values(k).masked_fill(~self.nodes.mask(k), -torch.inf) for k in KINDS)
-        return NodeValues(*hidden).top(n, kind)
+        return (self.values if self.scored is None else self.ranking).top(n, kind)
+
+    @property
+    def ranking(self) -> NodeValues:
+        """The scores, minus infinity where a node was not scored: its zero would beat every negative score."""
+        nodes = self.nodes
+        return NodeValues(*(self.values.values(kind).masked_fill(~nodes.mask(kind), -torch.inf) for kind in KINDS))
 
     @property
     def nodes(self) -> NodeSet:
@@ -101,11 +105,24 @@ class Attribution:
         return table
 
     def concentration(self, kind: NodeKind = "neuron") -> Concentration:
-        """How few nodes hold how much of the positive score (method.md, stage 4)."""
-        return Concentration.of(self.values.values(kind))
+        """How few of the scored nodes hold how much of the positive score (method.md, stage 4).
+
+        Raises:
+            NodeError: nodes of this kind were not scored.
+        """
+        inside = self.nodes.mask(kind)
+        if not bool(inside.any()):
+            raise NodeError(f"{self.method} scored no {kind}s; ask for the concentration of {self.kinds[0]}s")
+        return Concentration.of(self.values.values(kind)[inside])
 
     def with_heads(self, other: Attribution) -> Attribution:
-        """These neurons' scores with ``other``'s head scores, e.g. `HeadImportance` beside `DirectAttribution`."""
+        """These neurons' scores with ``other``'s head scores, e.g. `HeadImportance` beside `DirectAttribution`.
+
+        Raises:
+            EmotionError: the two are of different emotions.
+            NodeError: ``other`` scored no heads, or a model of another shape.
+        """
+        self._check_joins(other)
 
         def mixed(mine: NodeValues | None, theirs: NodeValues | None) -> NodeValues | None:
             return None if mine is None or theirs is None else NodeValues(mine.neurons, theirs.heads)
@@ -114,6 +131,7 @@ class Attribution:
             self,
             values=NodeValues(self.values.neurons, other.values.heads),
             method=f"{self.method} + {other.method}",
+            kinds=tuple(kind for kind in KINDS if kind == "head" or kind in self.kinds),
             std=mixed(self.std, other.std),
             positive=mixed(self.positive, other.positive),
             negative=mixed(self.negative, other.negative),
@@ -121,6 +139,17 @@ class Attribution:
             scored=self._scored_with_heads(other),
             flags=tuple(dict.fromkeys((*self.flags, *other.flags))),
         )
+
+    def _check_joins(self, other: Attribution) -> None:
+        if other.emotion != self.emotion:
+            raise EmotionError(
+                f"scores for {self.emotion} were joined with head scores for {other.emotion}; attribute the same "
+                "target by both methods"
+            )
+        if other.dims != self.dims:
+            raise NodeError(f"scores of a model with {self.dims} were joined with those of one with {other.dims}")
+        if "head" not in other.kinds:
+            raise NodeError(f"{other.method} scored no heads; join scores of heads, e.g. those of HeadImportance()")
 
     def _scored_with_heads(self, other: Attribution) -> NodeSet | None:
         if self.scored is None and other.scored is None:

@@ -1,13 +1,14 @@
 """Running sums of scores over samples, from which every method makes its `Attribution`.
 
-A target's samples are the prompts that ask for its emotion (all, if none does). Each batch adds the scores of every
-sample, weighted 1 where it is the target's and 0 where it is not; sums of the score, its positive part and its
-square give mean, positive and negative part, and standard deviation. Memory does not grow with the samples.
+A target's samples are the prompts that ask for its emotion (or those that ask for none, if none does). Each batch adds
+the scores of every sample, weighted 1 where it is the target's and 0 where it is not; sums of the score, its positive
+part and its square give mean, positive and negative part, and standard deviation. Memory does not grow with the
+samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -16,8 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from emotion_circuits import distributed
+from emotion_circuits.attribution.edits import below
 from emotion_circuits.attribution.result import Attribution
-from emotion_circuits.data.prompts import Prompt
+from emotion_circuits.data.prompts import Prompt, as_prompts
+from emotion_circuits.errors import DataError
 from emotion_circuits.model import HookedModel, TokenBatch
 from emotion_circuits.nodes import NodeSet, NodeValues
 from emotion_circuits.targets import Target, samples_of
@@ -26,19 +29,38 @@ from emotion_circuits.types import ModelDims, NodeKind
 Result = TypeVar("Result")
 
 
+def some_prompts(prompts: object) -> list[Prompt]:
+    """The prompts in ``prompts``.
+
+    Raises:
+        DataError: there are none, so there is nothing to take a mean over.
+    """
+    asked = as_prompts(prompts)
+    if not asked:
+        raise DataError("a mean over prompts needs at least one prompt, and none was given; check what was filtered")
+    return asked
+
+
 class SampleSet:
     """Which prompts are samples of which target; only those of some target are run.
+
+    Args:
+        prompts: anything that holds prompts.
+        targets: by name.
+
+    Raises:
+        DataError: there are no prompts.
 
     Attributes:
         prompts: all prompts given, to which ``TokenBatch.samples`` refers.
         member: for each target the prompts that are its samples.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], targets: Mapping[str, Target]) -> None:
-        self.prompts = prompts
-        self.member = {name: torch.zeros(len(prompts), dtype=torch.bool) for name in targets}
+    def __init__(self, prompts: object, targets: Mapping[str, Target]) -> None:
+        self.prompts = some_prompts(prompts)
+        self.member = {name: torch.zeros(len(self.prompts), dtype=torch.bool) for name in targets}
         for name, target in targets.items():
-            self.member[name][samples_of(target, prompts)] = True
+            self.member[name][samples_of(target, self.prompts)] = True
         self.used = torch.stack(list(self.member.values())).any(dim=0).nonzero().flatten()
 
     def __len__(self) -> int:
@@ -105,18 +127,20 @@ class ScoreSums:
         Args:
             method: the method's name.
             target: what was explained.
-            nodes: the nodes that were scored; those not scored have the value zero.
+            nodes: the nodes that were asked for. Those of them that lie above the target's readout count as not
+                scored; nodes that were not scored have the value zero.
             source: provenance.
             kinds: kinds of node that were scored.
         """
         (n1, n2, n3), (h1, h2, h3) = (self.sums[kind] / self.n for kind in ("neuron", "head"))
         std = NodeValues(_std(n1, n3), _std(h1, h3))
-        every = [nodes.n_neurons in (0, n1.numel()), nodes.n_heads in (0, h1.numel())]
+        nodes = nodes & below(self.dims, target.readout)
+        every = all(bool(nodes.mask(kind).all()) for kind in kinds)
         return Attribution(
             NodeValues(n1.float(), h1.float()), method, target.emotion, self.n, self.dims, kinds=kinds, std=std,
             positive=NodeValues(n2.float(), h2.float()),
             negative=NodeValues((n1 - n2).float(), (h1 - h2).float()),
-            scored=None if all(every) else nodes, provenance=source,
+            scored=None if every else nodes, provenance=source,
         )  # fmt: skip
 
 

@@ -23,7 +23,6 @@ from torch import Tensor
 from emotion_circuits.attribution.edits import WRITE_ORDER, Place, check_nodes, mask_edit
 from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.attribution.sums import SampleSet
-from emotion_circuits.data.prompts import as_prompts
 from emotion_circuits.errors import ModelError
 from emotion_circuits.intervals import clustered
 from emotion_circuits.interventions import Intervention
@@ -33,7 +32,7 @@ from emotion_circuits.model.suffix import Readout, SuffixRun
 from emotion_circuits.nodes import NodeSet, NodeValues
 from emotion_circuits.progress import progress
 from emotion_circuits.targets import Target
-from emotion_circuits.types import NodeKind
+from emotion_circuits.types import NodeKind, as_layer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,14 +80,20 @@ def validation_curves(
         ``random`` the quantiles of the draws' effects. ``effect_local`` is missing where the target has no direction,
         and for ``scope="global"``, whose ``layer`` is missing too. Effects are in the target's unit; local ones in the
         residual's.
+
+    Raises:
+        NodeError: the model does not have one of the layers.
+        ValueError: there is no such scope.
     """
     import pandas as pd
 
     check_nodes(intervention)
-    samples, n_layers = SampleSet(as_prompts(prompts), {"target": target}), model.dims.n_layers
-    chosen = sorted({layer % n_layers for layer in (range(n_layers) if layers is None else layers)})
-    draw = _global_curves if scope == "global" else _sublayer_curves
-    curves = draw(attribution, tuple(ks), n_random, chosen, seed)
+    if scope not in _SCOPES:
+        raise ValueError(f"unknown scope {scope!r}; the scopes are {', '.join(_SCOPES)}")
+    samples = SampleSet(prompts, {"target": target})
+    n_layers = model.dims.n_layers
+    chosen = sorted({as_layer(layer, n_layers) for layer in (range(n_layers) if layers is None else layers)})
+    curves = _SCOPES[scope](attribution, tuple(ks), n_random, chosen, seed)
     with progress("validate", len(samples), shared=True) as advance, torch.no_grad():
         work = _Work(model, target, intervention, curves, chunk)
         effects = torch.stack(by_sample(samples.run(model, work, batch_size, shared=True), advance))
@@ -183,6 +188,9 @@ def _global_curves(
         for kind in attribution.kinds for layer in layers
     }  # fmt: skip
     return [_Curve(None, None, labels, masks)]
+
+
+_SCOPES = {"sublayer": _sublayer_curves, "global": _global_curves}
 
 
 def _best(attribution: Attribution, pool: NodeSet, k: int, sign: int) -> NodeSet:

@@ -7,8 +7,8 @@ from emotion_circuits.attribution.influence import Influence
 from emotion_circuits.attribution.result import Attribution
 from emotion_circuits.circuits.builders import Builder, Quota, describe
 from emotion_circuits.circuits.circuit import Circuit
-from emotion_circuits.errors import NodeError
-from emotion_circuits.types import NodeKind
+from emotion_circuits.errors import EmotionError, NodeError
+from emotion_circuits.types import KINDS, NodeKind
 
 
 def build_circuit(
@@ -28,12 +28,14 @@ def build_circuit(
         influence: of every sublayer; `Quota` gives every layer the same weight without it.
         neurons: share of ``size`` given to neurons.
         heads: share given to heads.
-        size: nodes in the circuit; fewer where the model has not that many of a kind.
+        size: nodes in the circuit; fewer where not that many of a kind were scored.
         method: how nodes are chosen; `Quota` with the reference's settings by default.
         contrast: what `Enhancement` adds; the one that came with ``scores`` by default.
 
     Raises:
-        NodeError: the shares do not add up, the scores name no emotion, or do not rank a kind that is asked for.
+        NodeError: the shares do not add up, the scores name no emotion, do not rank a kind that is asked for, or are
+            not all finite.
+        EmotionError: ``contrast`` or ``influence`` is not of the scores' emotion.
     """
     if scores.emotion is None:
         raise NodeError(
@@ -42,21 +44,25 @@ def build_circuit(
     if not 0 <= neurons <= 1 or abs(neurons + heads - 1) > 1e-9:
         raise NodeError(f"the shares of neurons ({neurons}) and heads ({heads}) must be in [0, 1] and add up to 1")
     method = method or Quota()
-    n_heads = round(heads * size)
-    wanted: dict[NodeKind, int] = {
-        "head": min(n_heads, scores.values.heads.numel()),
-        "neuron": min(size - n_heads, scores.values.neurons.numel()),
-    }
-    unranked = [kind for kind, n in wanted.items() if n and kind not in scores.kinds]
+    if contrast is not None and contrast.emotion != scores.emotion:
+        raise EmotionError(
+            f"the contrast is of {contrast.emotion} and the scores are of {scores.emotion}; give the contrast of the "
+            "same emotion"
+        )
+    n_heads, scored = round(heads * size), scores.nodes
+    asked: dict[NodeKind, int] = {"head": n_heads, "neuron": size - n_heads}
+    wanted: dict[NodeKind, int] = {kind: min(n, int(scored.mask(kind).sum())) for kind, n in asked.items()}
+    unranked = [kind for kind, n in asked.items() if n and kind not in scores.kinds]
     if unranked:
         raise NodeError(
             f"{scores.method} does not score {unranked[0]}s; set {unranked[0]}s=0, or join two scores: "
             "direct.with_heads(head_importance)"
         )
+    _check_finite(scores)
     weights = None if influence is None else influence.of(scores.emotion)
     return Circuit(
         emotion=scores.emotion,
-        nodes=method(scores.values, weights, wanted),
+        nodes=method(scores.ranking, weights, wanted),
         dims=scores.dims,
         scores=scores.values,
         influence=weights,
@@ -64,3 +70,13 @@ def build_circuit(
         provenance={**scores.provenance, "builder": {**describe(method), "wanted": wanted}},
         flags=scores.flags,
     )
+
+
+def _check_finite(scores: Attribution) -> None:
+    for kind in KINDS:
+        wrong = int((~scores.values.values(kind)[scores.nodes.mask(kind)].isfinite()).sum())
+        if wrong:
+            raise NodeError(
+                f"the scores of {wrong} {kind}s are not finite, so they cannot be ranked; look for overflow in the "
+                "model's dtype (load it in float32 or bfloat16), or leave these nodes out"
+            )

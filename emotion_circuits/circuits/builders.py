@@ -1,7 +1,8 @@
 """Builders: ways to choose a circuit's nodes from scores and influence.
 
-A builder is a frozen object that is called with the scores, the influence of the sublayers and the number of nodes
-wanted of each kind, and gives a `NodeSet`. Adding one is adding a class with that call.
+A builder is a frozen object that is called with the scores (minus infinity for nodes that were not scored), the
+influence of the sublayers and the number of nodes wanted of each kind, which is never more than were scored, and gives
+a `NodeSet`. Adding one is adding a class with that call.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Quota:
                 size=wanted[kind],
                 minimum=self.minimum[kind],
                 cap=self.cap,
-                available=values.shape[1],
+                available=(values > -torch.inf).sum(dim=1).tolist(),
             )
             masks[kind] = top_per_layer(values, plan)
         return NodeSet(masks["neuron"], masks["head"])

@@ -73,7 +73,7 @@ class Controls:
             for layer in nodes.mask(kind).any(dim=1).nonzero().flatten().tolist():
                 others = (~nodes.mask(kind)[layer]).nonzero().flatten()
                 drawn = others[torch.randperm(len(others), generator=generator)[: self.n_random]]
-                rankings = [scores.values.values(kind)[layer][others] for scores in self.shuffled if len(others)]
+                rankings = [scores.ranking.values(kind)[layer][others] for scores in self.shuffled if len(others)]
                 best = [others[ranking.argmax()] for ranking in rankings]
                 found[kind, layer] = (
                     [Node(layer, kind, int(i)) for i in drawn],
@@ -89,7 +89,7 @@ FEW = Controls(n_random=5)
 
 def best_like(nodes: NodeSet, scores: Attribution) -> NodeSet:
     """The best nodes of a ranking, as many of each kind in every layer as ``nodes`` has."""
-    values = scores.values
+    values = scores.ranking
     return NodeSet(
         top_per_layer(values.neurons, nodes.neurons.sum(dim=1).tolist()),
         top_per_layer(values.heads, nodes.heads.sum(dim=1).tolist()),

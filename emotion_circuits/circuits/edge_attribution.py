@@ -32,7 +32,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emotion_circuits.attribution.edits import Place, check_nodes
-from emotion_circuits.attribution.gradient import CleanPass
+from emotion_circuits.attribution.gradient import CleanPass, with_gradients
 from emotion_circuits.circuits.circuit import Circuit
 from emotion_circuits.circuits.groups import READS, TARGET, EdgeList, Group, written
 from emotion_circuits.interventions import Intervention
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@with_gradients()
 def attribute_edges(
     model: HookedModel, groups: Circuit | NodeSet | Mapping[str, NodeSet], prompts: object, target: Target,
     intervention: Intervention, *, batch_size: int | None = None,

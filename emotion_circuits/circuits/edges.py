@@ -74,6 +74,7 @@ class _Work:
         self.groups, self.reached = edges.groups, edges.reached
 
     @torch.no_grad()
+    @torch.no_grad()
     def __call__(self, batch: TokenBatch) -> Float[Tensor, "batch pair"]:
         run = SuffixRun(self.model, batch)
         pushes = [written(self.model, run, group, self.intervention) for group in self.groups]

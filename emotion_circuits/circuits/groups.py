@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emotion_circuits.attribution.edits import intervene, places
+from emotion_circuits.attribution.edits import below, intervene, places
 from emotion_circuits.attribution.sums import SampleSet
 from emotion_circuits.circuits.circuit import Circuit
 from emotion_circuits.circuits.node_sets import (
@@ -78,7 +78,12 @@ def groups_of(circuit: Circuit | NodeSet, by: By = "usual") -> dict[str, NodeSet
     Args:
         circuit: the nodes.
         by: how they are put together, see `By`.
+
+    Raises:
+        ValueError: there is no such grouping.
     """
+    if by not in get_args(By):
+        raise ValueError(f"unknown grouping {by!r}; the groupings are {', '.join(get_args(By))}")
     nodes = circuit.nodes if isinstance(circuit, Circuit) else circuit
     groups: dict[str, NodeSet] = {}
     for kind, layer, units in places(nodes):
@@ -134,11 +139,8 @@ class EdgeList:
     @classmethod
     def between(cls, model: HookedModel, groups: Circuit | NodeSet | Mapping[str, NodeSet], target: Target) -> EdgeList:
         """All edges of a model's groups. Errors are those of `sorted_groups`."""
-        held, n_layers = sorted_groups(model, groups), model.dims.n_layers
-        site, layer = target.readout
-        after = {"resid_pre": (layer % n_layers, -1), "resid_mid": (layer % n_layers, 0)}
-        end = after.get(site, (layer % n_layers, 1))
-        return cls(held, [i for i, group in enumerate(held) if group.height <= end])
+        held, reached = sorted_groups(model, groups), below(model, target.readout)
+        return cls(held, [i for i, group in enumerate(held) if bool(reached.mask(group.kind)[group.layer].any())])
 
     @property
     def pairs(self) -> list[tuple[int, int]]:

@@ -38,6 +38,7 @@ from emotion_circuits.circuits.node_sets import (
     quantiles,
 )
 from emotion_circuits.directions.quality import flag_note
+from emotion_circuits.intervals import interval_text
 from emotion_circuits.interventions import Intervention
 from emotion_circuits.model import HookedModel
 from emotion_circuits.nodes import NodeSet
@@ -54,7 +55,7 @@ class CircuitScore:
     Attributes:
         metric: its name.
         value: a share of the target's change from nothing kept to everything kept.
-        interval: 95 %, bootstrap over scenarios.
+        interval: 95 %, bootstrap over scenarios; NaN where there is one scenario alone.
         random: the same of each random circuit of the same make-up.
         shuffled: the same of each circuit of shuffled labels.
         ablation: what was done to the nodes that are not kept.
@@ -98,11 +99,11 @@ class CircuitScore:
         return pd.DataFrame([row])
 
     def __repr__(self) -> str:
-        low, high = self.interval
         beside = [f"random {float(self.random.mean()):.3f}"] if len(self.random) else []
         beside += [f"shuffled {float(self.shuffled.mean()):.3f}"] if len(self.shuffled) else []
         parts = ", ".join([f"{self.n_nodes} nodes", *beside, f"n = {self.n_samples}"]) + flag_note(self.flags)
-        return f"CircuitScore({self.metric} {self.value:.3f} [{low:.3f}, {high:.3f}] under {self.ablation}; {parts})"
+        interval = interval_text(*self.interval)
+        return f"CircuitScore({self.metric} {self.value:.3f} {interval} under {self.ablation}; {parts})"
 
 
 def faithfulness(
@@ -161,8 +162,9 @@ def minimality(
     Returns:
         One row per node, largest first: ``node, kind, layer, drop, low, high, random, random_low, random_high,
         shuffled, ablation``; ``random`` and ``shuffled`` are means over control nodes, and the range holds 95 % of the
-        random ones (NaN where there are none). A node whose interval holds 0 is not shown to be needed; one whose drop
-        lies in its random range is not shown to be better chosen than by chance.
+        random ones (NaN where there are none). A node whose interval holds 0 is not shown to be needed, nor is one
+        whose interval is NaN, which it is with one scenario alone; one whose drop lies in its random range is not shown
+        to be better chosen than by chance.
     """
     import pandas as pd
 

@@ -44,8 +44,13 @@ class SetValues:
     clusters: tuple[object, ...]
 
     def draws(self, seed: int = 0) -> Float[Tensor, "draw set"]:
-        """Bootstrap means, scenarios drawn whole, the same ones for every set."""
+        """Bootstrap means, scenarios drawn whole, the same ones for every set; NaN where there is one scenario alone.
+
+        One scenario says nothing of how scenarios differ: drawn again and again, it would give an interval of width 0.
+        """
         names = {cluster: i for i, cluster in enumerate(dict.fromkeys(self.clusters))}
+        if len(names) < 2:
+            return torch.full((N_DRAWS, self.values.shape[1]), torch.nan, dtype=torch.float64)
         of_row = torch.tensor([names[cluster] for cluster in self.clusters])
         sums = torch.zeros(len(names), self.values.shape[1], dtype=torch.float64).index_add_(0, of_row, self.values)
         counts = torch.bincount(of_row, minlength=len(names)).double()
@@ -81,7 +86,7 @@ def set_values(
         batch_size: rows in a batch.
     """
     check_nodes(intervention)
-    samples = SampleSet(as_prompts(prompts), {"target": target})
+    samples = SampleSet(prompts, {"target": target})
     changed = torch.tensor([i for i, held in enumerate(sets) if len(held)], dtype=torch.long)
 
     def work(batch: TokenBatch) -> Tensor:

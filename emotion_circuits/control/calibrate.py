@@ -26,6 +26,7 @@ from emotion_circuits.control.doses import Bounds, Calibration, Point, best_of_e
 from emotion_circuits.control.trials import Dose, Family, Trials
 from emotion_circuits.data.sev import SEV, Item
 from emotion_circuits.evaluation.judges import Judge
+from emotion_circuits.evaluation.judges.labels import check_labels
 from emotion_circuits.generation import GenerationConfig
 from emotion_circuits.journal import ReplyJournal
 from emotion_circuits.model import HookedModel
@@ -70,7 +71,11 @@ def calibrate(
         config: how to decode.
         batch_size: rows in a batch.
         journal: keeps replies as they are made, see `emotion_circuits.generate`.
+
+    Raises:
+        EmotionError: the judge does not know an emotion, or ``emotions`` is one string.
     """
+    emotions = check_labels(judge, emotions)
     trials = Trials(model, candidates, judge, bounds or Bounds(), data.items, config, batch_size, journal)
     search = _Search(trials, _few(data), strengths or Range(), removals or {})
     with progress("calibrate", 4) as advance:

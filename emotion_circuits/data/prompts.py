@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ Message = tuple[str, str]
 """Role (``system``, ``user``, ``assistant``) and content."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """One chat, waiting for the assistant's reply.
 
@@ -45,9 +45,16 @@ class Prompt:
         return cls(text=text)
 
     @property
-    def group(self) -> tuple[str | None, str | None]:
-        """(scenario, event valence): prompts of one group differ in the emotion alone."""
-        return self.item, self.valence
+    def group(self) -> tuple[Hashable, str | None]:
+        """(scenario, event valence): prompts of one group differ in the emotion alone.
+
+        The scenario of a prompt without ``item`` is what it says: its turns without the system message, in which the
+        instruction stands, or its raw text.
+        """
+        if self.item is not None:
+            return self.item, self.valence
+        said = tuple(turn for turn in self.messages if turn[0] != "system") if self.text is None else self.text
+        return said, self.valence
 
     def instructed(self, emotion: str | None, style: Style = "named", wording: Wording | None = None) -> Prompt:
         """The same chat under another instruction, which replaces the system message; English by default."""
@@ -74,12 +81,24 @@ def as_prompts(prompts: object) -> list[Prompt]:
     raise TypeError(f"cannot read prompts from {type(prompts).__name__}; give a SEV, prompts, replies or strings")
 
 
+def as_emotions(emotions: Iterable[str]) -> tuple[str, ...]:
+    """``emotions`` as a tuple.
+
+    Raises:
+        EmotionError: it is one string, whose letters would be taken for emotions.
+    """
+    if isinstance(emotions, str):
+        raise EmotionError(f"emotions={emotions!r} is one string, not a list of emotions; give [{emotions!r}]")
+    return tuple(emotions)
+
+
 def check_emotions(emotions: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
     """``emotions`` as a tuple, once each is found in ``known``.
 
     Raises:
-        EmotionError: one of them is not there, or none was given.
+        EmotionError: one of them is not there, none was given, or it is one string.
     """
+    emotions = as_emotions(emotions)
     unknown = [e for e in emotions if e not in known]
     if unknown or not emotions:
         raise EmotionError(

@@ -17,15 +17,20 @@ import torch
 
 from emotion_circuits import distributed
 from emotion_circuits.activations import Activations, Baseline, Contrast
-from emotion_circuits.data.prompts import as_prompts
+from emotion_circuits.data.prompts import as_emotions, as_prompts
 from emotion_circuits.directions.statistics import complete_groups
 from emotion_circuits.errors import DataError
 from emotion_circuits.model import HookedModel
 from emotion_circuits.progress import progress
 from emotion_circuits.replies import Replies
-from emotion_circuits.types import Position, Site
+from emotion_circuits.types import Position, Site, as_choice
 
 _SITES: tuple[Site, ...] = ("neuron", "head", "resid_mid", "resid_post")
+
+_NO_UNINSTRUCTED = (
+    "baseline='uninstructed' needs replies to the uninstructed prompts of the same items; pass "
+    "uninstructed=ec.generate(model, data)"
+)
 
 
 def fit_contrasts(
@@ -56,8 +61,10 @@ def fit_contrasts(
         One `Contrast` per emotion, in units of the activations.
 
     Raises:
-        DataError: no complete group, or the uninstructed replies are missing.
+        DataError: no complete group, the uninstructed replies are missing, one emotion alone is to be compared with
+            the mean over emotions, or there is no such baseline.
     """
+    as_choice(baseline, Baseline, "baseline")
     needed = uninstructed if baseline == "uninstructed" else None
     if baseline == "uninstructed" and needed is None:
         needed = Replies(())
@@ -103,23 +110,32 @@ class ConditionMeans:
         batch_size: int | None = None,
     ) -> ConditionMeans:
         """Run the replies once per position; arguments as for `fit_contrasts`."""
-        emotions = tuple(emotions or accepted.emotions)
+        emotions = as_emotions(emotions or accepted.emotions)
         kept = Replies(tuple(accepted[i] for i in complete_groups(accepted.prompts, emotions)))
         if uninstructed is not None:
             groups = {reply.prompt.group for reply in kept}
-            base = uninstructed.filter(lambda reply: reply.prompt.group in groups)
+            base = uninstructed.filter(lambda reply: reply.prompt.emotion is None and reply.prompt.group in groups)
             if not len(base):
-                raise DataError(
-                    "baseline='uninstructed' needs replies to the uninstructed prompts of the same items; pass "
-                    "uninstructed=ec.generate(model, data)"
-                )
+                raise DataError(_NO_UNINSTRUCTED)
             kept = kept + base
         prompt = mean_activations(model, kept, "last_prompt", batch_size=batch_size)
         reply = mean_activations(model, kept, "generated", batch_size=batch_size) if match_positions else None
         return cls(emotions, prompt, reply)
 
     def contrasts(self, baseline: Baseline, *, unit_heads: bool = False) -> dict[str, Contrast]:
-        """Every emotion's contrast against one baseline; ``unit_heads`` as for `fit_contrasts`."""
+        """Every emotion's contrast against one baseline; ``unit_heads`` as for `fit_contrasts`.
+
+        Raises:
+            DataError: there is nothing to compare with, or no such baseline.
+        """
+        as_choice(baseline, Baseline, "baseline")
+        if baseline == "emotions" and len(self.emotions) < 2:
+            raise DataError(
+                f"baseline='emotions' compares with the mean over emotions, which is {', '.join(self.emotions)} itself "
+                "when there is no other; give several emotions, or baseline='uninstructed' with uninstructed replies"
+            )
+        if baseline == "uninstructed" and None not in self.prompt:
+            raise DataError(_NO_UNINSTRUCTED)
         result = {}
         for emotion in self.emotions:
             prompt = _difference(self.prompt, emotion, self.emotions, baseline)

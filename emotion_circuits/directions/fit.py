@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from emotion_circuits import distributed
-from emotion_circuits.data.prompts import Prompt, as_prompts
+from emotion_circuits.data.prompts import Prompt, as_emotions, as_prompts
 from emotion_circuits.directions.result import RESIDUAL_SITES, EmotionDirections
 from emotion_circuits.directions.statistics import GroupStatistics, complete_groups
 from emotion_circuits.model import HookedModel
@@ -52,7 +52,7 @@ def fit_directions(
 
     Raises:
         DataError: no group has every emotion.
-        EmotionError: an emotion has no sample.
+        EmotionError: an emotion has no sample, or ``emotions`` is one string.
     """
     (fitted,) = fit_relabelled(
         model, prompts, [as_prompts(prompts)], emotions,
@@ -86,7 +86,7 @@ def fit_relabelled(
         seed: see there.
     """
     asked = as_prompts(prompts)
-    emotions = tuple(emotions or dict.fromkeys(p.emotion for p in asked if p.emotion is not None))
+    emotions = as_emotions(emotions or dict.fromkeys(p.emotion for p in asked if p.emotion is not None))
     chosen = complete_groups(asked, emotions)
     kept = [[labelled[i] for i in chosen] for labelled in labellings]
     samples = Replies(tuple(prompts[i] for i in chosen)) if isinstance(prompts, Replies) else [asked[i] for i in chosen]

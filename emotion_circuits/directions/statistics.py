@@ -45,9 +45,11 @@ def complete_groups(prompts: Sequence[Prompt], emotions: Sequence[str]) -> list[
         raise EmotionError(f"no prompt has the emotion {', '.join(sorted(absent))}; elicit it, or leave it out")
     chosen = [i for group, held in present.items() if len(held) == len(emotions) for i in members[group]]
     if not chosen:
+        nameless = any(p.item is None for p in prompts)
         raise DataError(
             f"none of the {len(present)} groups (scenario, valence) has a sample of every emotion "
             f"({', '.join(emotions)}); accept more replies or ask for fewer emotions"
+            + ("; prompts without item= are of one scenario when their user messages are the same" if nameless else "")
         )
     return chosen
 

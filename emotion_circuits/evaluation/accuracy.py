@@ -16,6 +16,7 @@ from emotion_circuits.errors import DataError
 from emotion_circuits.evaluation.judges import Judge, Score
 from emotion_circuits.intervals import clustered, wilson
 from emotion_circuits.replies import Replies, Reply
+from emotion_circuits.types import as_choice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +69,7 @@ class Evaluation:
 
         Returns:
             Columns ``n, unscored, accuracy, low, high`` (Wilson), ``cluster_low, cluster_high`` (scenarios drawn
-            whole) and ``at_least``; an ``overall`` row comes last.
+            whole; NaN with fewer than two) and ``at_least``; an ``overall`` row comes last.
         """
         import pandas as pd
 
@@ -103,8 +104,9 @@ def evaluate(replies: Replies, judge: Judge, question: Question = "classify") ->
         question: ``"classify"`` is strict and does not name the emotion; ``"match"`` is the reference's.
 
     Raises:
-        DataError: ``"match"`` was asked of replies that wanted no emotion.
+        DataError: ``"match"`` was asked of replies that wanted no emotion, or there is no such question.
     """
+    as_choice(question, Question, "question")
     if question == "match" and None in (reply.emotion for reply in replies):
         raise DataError("question='match' needs the wanted emotion of every reply; use question='classify'")
 

@@ -15,6 +15,7 @@ from emotion_circuits.data.sev import SEV
 from emotion_circuits.errors import DataError
 from emotion_circuits.evaluation.accuracy import Evaluation, Question, evaluate
 from emotion_circuits.evaluation.judges import Judge
+from emotion_circuits.evaluation.judges.labels import check_labels
 from emotion_circuits.evaluation.running import run_method
 from emotion_circuits.evaluation.side_effects import SideEffects, SideEffectTest
 from emotion_circuits.evaluation.text_quality import Fluency, fluency
@@ -24,7 +25,7 @@ from emotion_circuits.journal import ReplyJournal
 from emotion_circuits.model import HookedModel
 from emotion_circuits.provenance import provenance
 from emotion_circuits.replies import Replies, join
-from emotion_circuits.types import EKMAN, NEUTRAL
+from emotion_circuits.types import EKMAN, NEUTRAL, as_choice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,9 +153,12 @@ def compare(
         on_method: called with each method's name and replies as soon as they are there.
 
     Raises:
-        DataError: two methods have the same name.
+        DataError: two methods have the same name, or there is no such question.
+        EmotionError: the judge does not know an emotion, or ``emotions`` is one string.
     """
     _check_names(methods)
+    as_choice(question, Question, "question")
+    emotions = check_labels(judge, emotions)
     evaluations, fluencies, effects = {}, {}, {}
     for method in methods:
         replies = run_method(model, method, data.items, emotions, config, batch_size=batch_size, journal=journal)

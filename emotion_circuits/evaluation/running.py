@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from emotion_circuits.control.methods import Method, together
+from emotion_circuits.data.prompts import as_emotions
 from emotion_circuits.data.sev import Item
 from emotion_circuits.generation import Backend, GenerationConfig, generate
 from emotion_circuits.journal import ReplyJournal
@@ -27,7 +28,11 @@ def run_method(
     """Replies to every item under every emotion, by one method.
 
     All emotions are generated together, each on rows of its own, so that what their prompts share is computed once.
+
+    Raises:
+        EmotionError: ``emotions`` is one string.
     """
+    emotions = as_emotions(emotions)
     prompts, patches = together(((method, emotion) for emotion in emotions), items)
     replies = generate(model, prompts, patches, config, batch_size=batch_size, journal=journal)
     wanted = [emotion for emotion in emotions for _ in items]

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from emotion_circuits import distributed
 from emotion_circuits.control.methods import Method, Unmodulated, together
+from emotion_circuits.data.prompts import as_emotions
 from emotion_circuits.data.sev import Item
 from emotion_circuits.errors import DataError
 from emotion_circuits.evaluation.plain_questions import QUESTIONS, REQUESTS, answers, as_items
@@ -91,7 +92,7 @@ class SideEffectTest:
     ) -> None:
         if not requests or not questions or not emotions:
             raise DataError("side effects need at least one request, one question and one emotion")
-        self.model, self.emotions, self.config = model, tuple(emotions), config
+        self.model, self.emotions, self.config = model, as_emotions(emotions), config
         self.batch_size, self.journal = batch_size, journal
         self.requests = as_items(requests, "I have a small request.")
         self.questions = as_items([text for text, _ in questions], "I have a short question.")

@@ -5,7 +5,8 @@
    `Where` that tells which site, layer, units, tokens and samples they are.
 3. What the intervention returns takes their place at the tokens that the patch names.
 
-A new intervention is a frozen dataclass with ``acts_on`` and ``__call__``, in a file of its own.
+A new intervention is a frozen dataclass with ``acts_on`` and ``__call__``, in a file of its own. One that holds
+tensors also has ``check``, which is asked before anything runs whether they fit the model (see `fit`).
 """
 
 from __future__ import annotations

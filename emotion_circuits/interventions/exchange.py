@@ -17,6 +17,8 @@ from torch import Tensor
 
 from emotion_circuits.errors import PatchError
 from emotion_circuits.interventions.base import Place, Where
+from emotion_circuits.interventions.fit import check_samples
+from emotion_circuits.types import ModelDims, Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,10 @@ class Samples:
     def __len__(self) -> int:
         held = self.neurons if self.neurons is not None else self.heads
         return 0 if held is None else held.shape[1]
+
+    def at(self, site: Site) -> Tensor | None:
+        """What was recorded at a site, ``[layer, sample, node(, d_head)]``."""
+        return {"neuron": self.neurons, "head": self.heads}.get(site)
 
     def mean_within(self, groups: Sequence[Hashable]) -> Samples:
         """Every sample's activations replaced by the mean over its group.
@@ -60,7 +66,7 @@ class Samples:
 
     def rows(self, samples: Tensor, where: Where, like: Tensor) -> Tensor:
         """The selected units of ``samples`` at ``where``: ``[batch, 1, node(, d_head)]``."""
-        held = self.neurons if where.site == "neuron" else self.heads
+        held = self.at(where.site)
         if held is None:
             raise PatchError(f"no {where.site} activations were recorded to exchange; record that site as well")
         values = held[where.layer, samples.to(held.device)]
@@ -78,6 +84,9 @@ class CounterfactualPatch:
 
     source: Samples
     acts_on: ClassVar[tuple[Place, ...]] = ("nodes",)
+
+    def check(self, dims: ModelDims, site: Site, layers: Sequence[int]) -> None:
+        check_samples("CounterfactualPatch", self.source.at(site), dims, site)
 
     def __call__(self, activation: Tensor, where: Where) -> Tensor:
         samples = _samples(where, activation)
@@ -107,6 +116,9 @@ class ResampleAblation:
     seed: int = 0
     groups: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     acts_on: ClassVar[tuple[Place, ...]] = ("nodes",)
+
+    def check(self, dims: ModelDims, site: Site, layers: Sequence[int]) -> None:
+        check_samples("ResampleAblation", self.source.at(site), dims, site)
 
     def __call__(self, activation: Tensor, where: Where) -> Tensor:
         drawn = torch.tensor([self._draw(int(sample)) for sample in _samples(where, activation)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from emotion_circuits.errors import PatchError
 from emotion_circuits.interventions.base import Place, Where
 from emotion_circuits.interventions.exchange import Samples
+from emotion_circuits.interventions.fit import check_samples
+from emotion_circuits.types import ModelDims, Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +31,9 @@ class GroupMeanAblation:
     means: Samples
     group_of: tuple[int, ...]
     acts_on: ClassVar[tuple[Place, ...]] = ("nodes",)
+
+    def check(self, dims: ModelDims, site: Site, layers: Sequence[int]) -> None:
+        check_samples("GroupMeanAblation", self.means.at(site), dims, site)
 
     def __call__(self, activation: Tensor, where: Where) -> Tensor:
         samples = range(len(activation)) if where.samples is None else where.samples.tolist()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from emotion_circuits.activations import Activations, Contrast
+from emotion_circuits.errors import PatchError
 from emotion_circuits.interventions.base import Place, Where
+from emotion_circuits.interventions.fit import check_activations
+from emotion_circuits.types import ModelDims, Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,11 +24,28 @@ class Enhancement:
             elsewhere; plain `Activations` are added everywhere.
         strength: how often to add it. 1 moves the mean of the baseline onto the mean of the emotion; a negative
             strength suppresses.
+
+    Raises:
+        PatchError: there is no contrast.
     """
 
     contrast: Contrast | Activations
     strength: float = 1.0
     acts_on: ClassVar[tuple[Place, ...]] = ("nodes", "residual")
+
+    def __post_init__(self) -> None:
+        if self.contrast is None:
+            raise PatchError(
+                "Enhancement was given None for contrast; attributions by DirectAttribution and ContrastiveGradients "
+                "of several emotions have .contrast, and fit_contrasts measures one for every emotion"
+            )
+
+    def check(self, dims: ModelDims, site: Site, layers: Sequence[int]) -> None:
+        contrast = self.contrast
+        phases = (contrast.prompt, contrast.reply) if isinstance(contrast, Contrast) else (contrast,)
+        for held in phases:
+            if held is not None:
+                check_activations("Enhancement", held, dims, site, layers)
 
     def __call__(self, activation: Tensor, where: Where) -> Tensor:
         if isinstance(where.generated, bool):

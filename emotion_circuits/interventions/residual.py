@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emotion_circuits.interventions.base import Place, Where
+from emotion_circuits.interventions.fit import check_directions
+from emotion_circuits.types import ModelDims, Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,9 @@ class Steering:
     vectors: Float[Tensor, "layer d_model"]
     strength: float
     acts_on: ClassVar[tuple[Place, ...]] = ("residual",)
+
+    def check(self, dims: ModelDims, site: Site, layers: Sequence[int]) -> None:
+        check_directions("Steering", self.vectors, dims, layers)
 
     @classmethod
     def from_alpha(cls, vectors: Float[Tensor, "layer d_model"], alpha: float) -> Steering:
@@ -51,6 +57,9 @@ class ProjectOut:
     vectors: Float[Tensor, "layer d_model"]
     strength: float = 1.0
     acts_on: ClassVar[tuple[Place, ...]] = ("residual",)
+
+    def check(self, dims: ModelDims, site: Site, layers: Sequence[int]) -> None:
+        check_directions("ProjectOut", self.vectors, dims, layers)
 
     def __call__(self, activation: Tensor, where: Where) -> Tensor:
         vector = where.select(self.vectors[where.layer], activation)

@@ -6,6 +6,7 @@ prompt token); `Scheduled` multiplies what the intervention changes by it: :math
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -14,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from emotion_circuits.interventions.base import Intervention, Place, Where
+from emotion_circuits.interventions.fit import check_fit
+from emotion_circuits.types import ModelDims, Site
 
 
 @runtime_checkable
@@ -88,6 +91,9 @@ class Scheduled:
     curve: Curve
 
     acts_on: ClassVar[tuple[Place, ...]] = ("nodes", "residual")
+
+    def check(self, dims: ModelDims, site: Site, layers: Sequence[int]) -> None:
+        check_fit(self.intervention, dims, site, layers)
 
     def __call__(self, activation: Tensor, where: Where) -> Tensor:
         step = where.step if isinstance(where.step, Tensor) else torch.tensor([[where.step]])

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import Cache
 
-from emotion_circuits.types import Site
+from emotion_circuits.types import Site, as_layer
 
 if TYPE_CHECKING:
     from emotion_circuits.model.suffix import Change, Edit, Readout, SuffixRun
@@ -87,7 +87,7 @@ def ascend(run: SuffixRun, members: list[Member], readouts: Sequence[Readout]) -
         ``[batch, variant, d_model]`` for each readout.
     """
     n_layers = len(run.layers)
-    at: dict[Readout, Readout] = {readout: (readout[0], readout[1] % n_layers) for readout in readouts}
+    at: dict[Readout, Readout] = {readout: (readout[0], as_layer(readout[1], n_layers)) for readout in readouts}
     wanted: set[Readout] = set(at.values())
     kept: dict[Readout, Tensor] = {}
     stop = 1 + max(layer for _, layer in wanted)

@@ -6,8 +6,8 @@ generated, so that a patch's positions mean the same either way.
 
 1. The first call inside ``patched`` is the prompt. Left or right padding is read off its attention mask.
 2. A later call with a filled cache continues it: its columns are generated tokens.
-3. A later call without a cache whose ids start with the prompt's, and are longer, continues it too (generation
-   without a cache); anything else is a new prompt.
+3. A later call without a cache whose ids are those of the call before it and one more continues it too (generation
+   without a cache); anything else is a new prompt, also one that begins with the words of an earlier prompt.
 4. What `HookedModel` runs itself (``logits``, ``record``, ...) it announces first: which prompt is in which row, and
    where each prompt ends and its reply begins. No guess is needed then.
 """
@@ -133,7 +133,7 @@ class FrameTracker:
         self._samples, self._given_width = samples, prompt_width
         self._announced: tuple[Tensor, Tensor] | None = None
         self._rows: Tensor | None = samples
-        self._prompt: Tensor | None = None
+        self._before: Tensor | None = None  # the ids of the last call without a cache
         self._last_prompt: int | Tensor | None = None
         self._mask_end: int | Tensor = 0
         self.frame: Frame | None = None
@@ -153,20 +153,22 @@ class FrameTracker:
             self._start_announced(ids, *self._announced)
         elif self._last_prompt is None or (past == 0 and not self._continues(ids)):
             self._start(ids, past + shape[1], mask)
+        else:
+            self._before = None if past else ids
         assert self._last_prompt is not None
         padding = _padding(mask, shape[1])
         self.frame = Frame(past, shape[1], self._last_prompt, padding, self._rows, self._mask_end)
 
     def _continues(self, ids: Tensor | None) -> bool:
-        old = self._prompt
+        old = self._before
         if self._given_width is not None:
             return True
-        if ids is None or old is None or len(ids) != len(old) or ids.shape[1] <= old.shape[1]:
+        if ids is None or old is None or len(ids) != len(old) or ids.shape[1] != old.shape[1] + 1:
             return False
-        return bool((ids[:, : old.shape[1]] == old).all())
+        return bool((ids[:, :-1] == old).all())
 
     def _start_announced(self, ids: Tensor | None, samples: Tensor, last_prompt: Tensor) -> None:
-        self._announced, self._prompt = None, ids
+        self._announced, self._before = None, ids
         self._rows = samples if self._samples is None else self._samples
         first = int(last_prompt[0])
         self._last_prompt = first if bool((last_prompt == first).all()) else last_prompt
@@ -174,7 +176,7 @@ class FrameTracker:
 
     def _start(self, ids: Tensor | None, width: int, mask: Tensor | None) -> None:
         width = self._given_width or width
-        self._prompt, self._last_prompt, self._mask_end, self._rows = ids, width - 1, width, self._samples
+        self._before, self._last_prompt, self._mask_end, self._rows = ids, width - 1, width, self._samples
         if mask is not None and not bool(mask[:, width - 1].all()):
             # Right padding: the last prompt token is the last column that the mask keeps.
             columns = torch.arange(width, device=mask.device)

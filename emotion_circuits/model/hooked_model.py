@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from emotion_circuits.data.prompts import as_prompts
-from emotion_circuits.errors import NodeError
+from emotion_circuits.errors import NodeError, PromptError
 from emotion_circuits.interventions import Patch
 from emotion_circuits.model import batching, estimates, loading, recording, writes
 from emotion_circuits.model.batching import Result
@@ -29,7 +29,7 @@ from emotion_circuits.model.frames import FrameTracker
 from emotion_circuits.model.patching import FrameSource, hooks_of
 from emotion_circuits.model.sites import SiteMap
 from emotion_circuits.model.tokens import TokenBatch, render_all
-from emotion_circuits.types import ModelDims, Position, Site, as_position, as_site
+from emotion_circuits.types import ModelDims, Position, Site, as_layer, as_position, as_site
 
 if TYPE_CHECKING:
     from emotion_circuits.model.check import CheckReport
@@ -150,7 +150,7 @@ class HookedModel:
         site = as_site(site)
         if site not in ("neuron", "head"):
             raise NodeError(f"site {site!r} has no nodes that write; use 'neuron' or 'head'")
-        (layer,) = self._layers([layer])
+        layer = as_layer(layer, self.dims.n_layers)
         weight = writes.projection_weight(self.sites.port(site, layer).module)
         return weight if site == "neuron" else weight.unflatten(0, (self.dims.n_heads, self.dims.d_head))
 
@@ -254,10 +254,16 @@ class HookedModel:
 
     @torch.no_grad()
     def logits(self, prompts: object, batch_size: int | None = None) -> Float[Tensor, "sample d_vocab"]:
-        """Logits of the token after each prompt, in float32 or better on the CPU."""
+        """Logits of the token after each prompt, in float32 or better on the CPU.
+
+        Raises:
+            PromptError: there are no prompts.
+        """
         rows: dict[int, Tensor] = {}
         for batch, last in self.run_batches(prompts, lambda b: self.run(b).logits[:, -1].cpu(), batch_size):
             rows.update(zip(batch.samples.tolist(), last.to(recording.statistics_dtype(last)), strict=True))
+        if not rows:
+            raise PromptError("there are no prompts to run; give at least one")
         return torch.stack([rows[i] for i in sorted(rows)])
 
     def run(self, batch: TokenBatch, *, logits_to_keep: int = 1, use_cache: bool = False, **options: Any) -> Any:
@@ -291,6 +297,10 @@ class HookedModel:
         Returns:
             ``[layer, sample, unit]``, on the CPU in float32 (float64 for a float64 model); unit is ``d_model``,
             ``d_mlp``, or ``head, d_head``.
+
+        Raises:
+            NodeError: the model has no such layer, or ``layers`` is a bare number.
+            PromptError: there are no prompts.
         """
         return recording.record(self, prompts, as_site(site), self._layers(layers), as_position(positions), batch_size)
 
@@ -310,8 +320,12 @@ class HookedModel:
 
     @torch.no_grad()
     def read(self, batch: TokenBatch, site: Site, layer: int) -> Float[Tensor, "batch d_model"]:
-        """The last token's residual of one batch at one site, with whatever patches are active."""
-        return recording.read(self, batch, site, layer % self.dims.n_layers)
+        """The last token's residual of one batch at one site, with whatever patches are active.
+
+        Raises:
+            NodeError: the model has no such layer.
+        """
+        return recording.read(self, batch, site, as_layer(layer, self.dims.n_layers))
 
     # Patching
 
@@ -327,7 +341,8 @@ class HookedModel:
                 refer to. By default what this wrapper runs (`logits`, `record`, ...) knows its prompts, and the rows
                 of a tensor given to ``model.hf`` or ``model.tl`` are taken in order.
             prompt_width: columns that belong to the prompt. By default the first call is the prompt, and later
-                calls that continue it (with or without a cache) generate.
+                calls that continue it generate: with a cache by any number of tokens, without one by a single token
+                at a time, as ``generate`` does. Any other call is a new prompt.
 
         Raises:
             PatchError: a patch does not fit this model.
@@ -396,11 +411,9 @@ class HookedModel:
 
     def _layers(self, layers: Iterable[int] | None) -> list[int]:
         n = self.dims.n_layers
-        chosen = list(range(n)) if layers is None else list(layers)
-        for layer in chosen:
-            if not -n <= layer < n:
-                raise NodeError(f"layer {layer} is outside the model, which has layers 0 to {n - 1}")
-        return [layer % n for layer in chosen]
+        if isinstance(layers, int):
+            raise NodeError(f"layers={layers} is one layer, and a list of layers is needed; give layers=[{layers}]")
+        return list(range(n)) if layers is None else [as_layer(layer, n) for layer in layers]
 
     def __repr__(self) -> str:
         d = self.dims

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from emotion_circuits.errors import PatchError
-from emotion_circuits.interventions import Patch, Where
+from emotion_circuits.interventions import Patch, Where, check_fit
 from emotion_circuits.model.frames import Frame
 from emotion_circuits.model.fusing import FusedParts
 from emotion_circuits.model.sites import Hook, Port, SiteMap
@@ -82,7 +82,8 @@ def compile_patches(patches: Iterable[Patch], dims: ModelDims) -> dict[tuple[Sit
     """The patches' parts by (site, layer).
 
     Raises:
-        PatchError: a patch was made for a model of another shape.
+        PatchError: a patch was made for a model of another shape, or what its intervention holds does not fit.
+        NodeError: an intervention holds nothing at a site where it is to act.
     """
     parts: dict[tuple[Site, int], list[Part]] = defaultdict(list)
     for patch in patches:
@@ -90,13 +91,17 @@ def compile_patches(patches: Iterable[Patch], dims: ModelDims) -> dict[tuple[Sit
             _check_shape(patch.nodes, dims)
             for kind in ("neuron", "head"):
                 mask = patch.nodes.mask(kind)
-                for layer in mask.any(dim=1).nonzero().flatten().tolist():
+                layers = mask.any(dim=1).nonzero().flatten().tolist()
+                check_fit(patch.intervention, dims, kind, layers)
+                for layer in layers:
                     where = Where(kind, layer, mask[layer].nonzero().flatten())
                     parts[kind, layer].append(Part(patch, where))
         else:
             for layer in patch.nodes.layers:
                 if not 0 <= layer < dims.n_layers:
                     raise PatchError(f"a patch names layer {layer}; the model has layers 0 to {dims.n_layers - 1}")
+            check_fit(patch.intervention, dims, patch.nodes.site, patch.nodes.layers)
+            for layer in patch.nodes.layers:
                 parts[patch.nodes.site, layer].append(Part(patch, Where(patch.nodes.site, layer, None)))
     return dict(parts)
 

@@ -32,7 +32,7 @@ from emotion_circuits.errors import ModelError
 from emotion_circuits.model.ascent import Call, Member, Prefix, ascend
 from emotion_circuits.model.memory import free_memory
 from emotion_circuits.model.tokens import TokenBatch
-from emotion_circuits.types import Site
+from emotion_circuits.types import Site, as_layer
 
 if TYPE_CHECKING:
     from emotion_circuits.model.hooked_model import HookedModel
@@ -155,8 +155,12 @@ class SuffixRun:
         return self.resid[-1][:, 0]
 
     def base(self, readout: Readout) -> Float[Tensor, "batch d_model"]:
-        """The unchanged residual at ``readout``."""
-        site, layer = readout[0], readout[1] % len(self.layers)
+        """The unchanged residual at ``readout``.
+
+        Raises:
+            NodeError: the model has no such layer.
+        """
+        site, layer = readout[0], as_layer(readout[1], len(self.layers))
         if site in ("resid_pre", "resid_post"):
             return self.resid[layer + (site == "resid_post")][:, 0]
         if (site, layer) not in self._bases:

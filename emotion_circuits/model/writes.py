@@ -123,6 +123,8 @@ def precise(tensor: Tensor) -> Tensor:
 def precisely(module: nn.Module, x: Tensor) -> Tensor:
     """A module's output in float32 or better: the small difference of two outputs would drown in bfloat16."""
     parameters = {name: precise(value) for name, value in module.named_parameters()}
+    if any(value.is_meta for value in parameters.values()):
+        return module(x)  # offloaded weights are only there while the module itself is called
     return torch.func.functional_call(module, parameters, (precise(x),))
 
 
