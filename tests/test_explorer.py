@@ -226,6 +226,12 @@ def test_a_run_folder_cannot_ask_for_remote_code(folder: Path, tmp_path: Path) -
 # Messages
 
 
+def test_what_has_no_interval_is_json_all_the_same() -> None:
+    alone = ec.Measurement(torch.ones(2), ("work", "work"))
+    assert messages._measured(alone) == {"mean": 1.0, "low": None, "high": None, "n": 2}
+    assert messages._measured(ec.Measurement(torch.ones(2), ("work", "home")))["low"] == 1.0
+
+
 def test_every_message_is_answered(explorer: ec.Explorer) -> None:
     node = explorer.circuit.to_frame()["node"][0]
     json.dumps(messages.about(explorer), allow_nan=False)

@@ -255,6 +255,24 @@ def test_dose_sweep_equals_full_passes(either_model) -> None:
     assert (empty["change"] == 0).all()
 
 
+def test_activations_of_another_model_are_refused_wherever_nodes_are_changed(qwen) -> None:
+    wrong = ec.MeanAblation(ec.Activations(neurons=torch.ones(1, 5), heads=torch.ones(1, 2, 3)))
+    target, some = directions(qwen.dims), NodeSet.of(qwen, "L0H0", "L1N3")
+    scores = attribute(qwen, prompts(3), target, ec.DirectAttribution())
+    for work in (
+        lambda: attribute(qwen, prompts(3), target, ActivationPatching(wrong)),
+        lambda: attribute(qwen, prompts(3), target, ec.AttributionPatching(wrong)),
+        lambda: ec.validation_curves(qwen, prompts(3), target, scores, intervention=wrong, ks=(0, 1), n_random=1),
+        lambda: dose_sweep(qwen, prompts(3), target, some, lambda strength: wrong, strengths=(1.0,)),
+        lambda: ec.faithfulness(qwen, some, prompts(3), target, wrong),
+        lambda: ec.circuit_edges(qwen, some, prompts(3), target, wrong),
+        lambda: ec.attribute_edges(qwen, some, prompts(3), target, wrong),
+    ):
+        with pytest.raises(PatchError, match=r"MeanAblation holds (head|neuron) activations of shape .* this model has"):
+            work()
+    assert hooks_left(qwen.hf) == 0
+
+
 def test_errors_say_what_to_do(qwen) -> None:
     def patched_by(intervention, nodes=None):
         return attribute(qwen, prompts(3), directions(qwen.dims), ActivationPatching(intervention, nodes))

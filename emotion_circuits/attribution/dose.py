@@ -54,7 +54,7 @@ def dose_sweep(
 
     made = [intervention(strength) for strength in strengths]
     for held in made:
-        check_nodes(held)
+        check_nodes(held, model, nodes)
     asked = some_prompts(prompts)
     values = torch.zeros(len(asked), 1 + len(made), dtype=torch.float64)
 

@@ -12,16 +12,20 @@ and tokens one by one, as all interventions of this package do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from emotion_circuits.errors import PatchError
-from emotion_circuits.interventions import Intervention, Where
+from emotion_circuits.interventions import Intervention, Where, check_fit
 from emotion_circuits.model.suffix import Change, Edit, EditFunction, Readout
 from emotion_circuits.nodes import HasDims, NodeSet
 from emotion_circuits.types import ModelDims, NodeKind, Site, as_layer
+
+if TYPE_CHECKING:
+    from emotion_circuits.model import HookedModel
 
 WRITE_ORDER: tuple[NodeKind, NodeKind] = ("head", "neuron")
 """Within a layer heads write first."""
@@ -50,13 +54,15 @@ def below(model: HasDims | ModelDims, readout: Readout) -> NodeSet:
     return reached
 
 
-def check_nodes(intervention: Intervention) -> None:
-    """Raise a `PatchError` unless the intervention acts on nodes."""
+def check_nodes(intervention: Intervention, model: HookedModel, nodes: NodeSet) -> None:
+    """Raise a `PatchError` unless the intervention acts on nodes, and what it holds fits the model's ``nodes``."""
     if "nodes" not in intervention.acts_on:
         raise PatchError(
             f"{type(intervention).__name__} acts on {' and '.join(intervention.acts_on)}, not on nodes; use an "
             "ablation, an exchange or a modulation, or measure it with measure(..., Patch(Residual.of(model), ...))"
         )
+    for kind in WRITE_ORDER:
+        check_fit(intervention, model.dims, kind, nodes.mask(kind).any(dim=1).nonzero().flatten().tolist())
 
 
 def places(nodes: NodeSet) -> list[tuple[NodeKind, int, Int[Tensor, " node"]]]:

@@ -203,9 +203,9 @@ def _attribute(
     targets: Mapping[str, Target],
     batch_size: int | None,
 ) -> dict[str, Attribution]:
-    check_nodes(method.intervention)
     samples = SampleSet(prompts, targets)
     nodes = chosen_nodes(model, NodeSet.all(model) if method.nodes is None else method.nodes)
+    check_nodes(method.intervention, model, nodes)
     sums, sign = {name: ScoreSums(model.dims) for name in targets}, sign_of(method.intervention)
 
     def work(batch: TokenBatch) -> dict[str, dict[Place, Tensor]]:

@@ -71,8 +71,8 @@ class ActivationPatching:
             DataError: there are no prompts.
             NodeError: there are no nodes to score.
         """
-        check_nodes(self.intervention)
         samples, nodes = SampleSet(prompts, targets), chosen_nodes(model, self.nodes)
+        check_nodes(self.intervention, model, nodes)
         sums = {name: ScoreSums(model.dims) for name in targets}
         with progress("patching", len(samples), shared=True) as advance:
             effects_of = partial(self._effects, model, nodes=nodes, targets=targets)

@@ -87,12 +87,12 @@ def validation_curves(
     """
     import pandas as pd
 
-    check_nodes(intervention)
     if scope not in _SCOPES:
         raise ValueError(f"unknown scope {scope!r}; the scopes are {', '.join(_SCOPES)}")
     samples = SampleSet(prompts, {"target": target})
     n_layers = model.dims.n_layers
     chosen = sorted({as_layer(layer, n_layers) for layer in (range(n_layers) if layers is None else layers)})
+    check_nodes(intervention, model, attribution.nodes.in_layers(chosen))
     curves = _SCOPES[scope](attribution, tuple(ks), n_random, chosen, seed)
     with progress("validate", len(samples), shared=True) as advance, torch.no_grad():
         work = _Work(model, target, intervention, curves, chunk)

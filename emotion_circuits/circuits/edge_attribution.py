@@ -31,7 +31,7 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from emotion_circuits.attribution.edits import Place, check_nodes
+from emotion_circuits.attribution.edits import Place
 from emotion_circuits.attribution.gradient import CleanPass, with_gradients
 from emotion_circuits.circuits.circuit import Circuit
 from emotion_circuits.circuits.groups import READS, TARGET, EdgeList, Group, written
@@ -55,7 +55,6 @@ def attribute_edges(
     Arguments, result and errors are those of `circuit_edges`. ``groups_of(NodeSet.all(model), "sublayer")`` names every
     sublayer, ``groups_of(NodeSet.all(model))`` every head and every layer's neurons.
     """
-    check_nodes(intervention)
     edges = EdgeList.between(model, groups, target)
     held, reached = edges.groups, edges.reached
     ends = torch.tensor(edges.pairs, dtype=torch.long).view(-1, 2).T

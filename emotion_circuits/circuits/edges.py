@@ -24,7 +24,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emotion_circuits.attribution.edits import check_nodes
 from emotion_circuits.circuits.circuit import Circuit
 from emotion_circuits.circuits.groups import READS, EdgeList, Group, unflat, written
 from emotion_circuits.interventions import Intervention
@@ -60,7 +59,6 @@ def circuit_edges(
         NodeError: a group is empty or spans several sublayers.
         ModelError: the model norms what its sublayers write.
     """
-    check_nodes(intervention)
     edges = EdgeList.between(model, groups, target)
     work = _Work(model, target, intervention, edges)
     return edges.measure(model, work, prompts, target, intervention, batch_size)
@@ -73,7 +71,6 @@ class _Work:
         self.model, self.target, self.intervention = model, target, intervention
         self.groups, self.reached = edges.groups, edges.reached
 
-    @torch.no_grad()
     @torch.no_grad()
     def __call__(self, batch: TokenBatch) -> Float[Tensor, "batch pair"]:
         run = SuffixRun(self.model, batch)

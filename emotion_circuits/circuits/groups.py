@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emotion_circuits.attribution.edits import below, intervene, places
+from emotion_circuits.attribution.edits import below, check_nodes, intervene, places
 from emotion_circuits.attribution.sums import SampleSet
 from emotion_circuits.circuits.circuit import Circuit
 from emotion_circuits.circuits.node_sets import (
@@ -174,7 +174,14 @@ class EdgeList:
             target: what is measured; its samples among the prompts are used.
             intervention: what is done to each source.
             batch_size: rows in a batch.
+
+        Raises:
+            PatchError: the intervention does not act on nodes, or what it holds does not fit the model.
         """
+        every = NodeSet.empty(model)
+        for group in self.groups:
+            every.mask(group.kind)[group.layer, group.units] = True
+        check_nodes(intervention, model, every)
         samples = SampleSet(prompts_for(prompts, target.emotion), {"target": target})
         with progress("edges", len(samples), shared=True) as advance:
             values = by_sample(samples.run(model, effects, batch_size, shared=True), advance)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import torch
 from jaxtyping import Float
@@ -85,7 +87,7 @@ def set_values(
         intervention: what is done to the nodes.
         batch_size: rows in a batch.
     """
-    check_nodes(intervention)
+    check_nodes(intervention, model, reduce(or_, sets, NodeSet.empty(model)))
     samples = SampleSet(prompts, {"target": target})
     changed = torch.tensor([i for i, held in enumerate(sets) if len(held)], dtype=torch.long)
 

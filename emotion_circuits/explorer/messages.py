@@ -16,6 +16,7 @@ end never reads them as markup.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -181,7 +182,7 @@ def _facts(facts: NodeFacts) -> Parts:
 
 
 def _measured(measured: Measurement) -> Parts:
-    low, high = measured.interval
+    low, high = (None if math.isnan(end) else end for end in measured.interval)  # of one scenario there is none
     return {"mean": measured.mean, "low": low, "high": high, "n": len(measured.values)}
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from emotion_circuits.errors import EmotionCircuitsError, RunError
 from emotion_circuits.evaluation import Comparison
-from emotion_circuits.intervals import clustered
+from emotion_circuits.intervals import clustered, interval_text
 from emotion_circuits.pipeline.folder import RunFolder
 from emotion_circuits.pipeline.run import Run, load_run
 from emotion_circuits.pipeline.stages import comparison, decodings
@@ -182,7 +182,7 @@ def _method(label: str, method: str, a: Comparison, b: Comparison) -> Iterator[D
     gains = [float(texts[1][key][1]) - float(texts[0][key][1]) for key in both]
     low, high = clustered(gains, [key[0] for key in both])
     rates = [sum(held[key][1] for key in both) / len(both) for held in texts]
-    words = f"{100 * (rates[1] - rates[0]):+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+    words = f"{100 * (rates[1] - rates[0]):+.1f} points {interval_text(100 * low, 100 * high, '+.1f')}"
     before, after = (f"{100 * rate:.1f} %" for rate in rates)
     yield Difference("evaluate", f"{label}, {method}: accuracy", before, after, words)
 

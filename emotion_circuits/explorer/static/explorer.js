@@ -347,7 +347,8 @@ function nodeFacts(facts, about, ask) {
 }
 
 function removalFacts({ node, emotion, in_circuit, removal, projection, toggled }) {
-  const interval = `${number(removal.mean)} [${number(removal.low)}, ${number(removal.high)}]`;
+  const range = removal.low === null ? "(no interval: one scenario)" : `[${number(removal.low)}, ${number(removal.high)}]`;
+  const interval = `${number(removal.mean)} ${range}`;
   return h(
     "div",
     {},
