@@ -436,7 +436,7 @@ def test_influence_round_trip(qwen, directions, tmp_path) -> None:
     table = loaded.to_frame()
     row = table[(table.layer == 2) & (table.sublayer == "mlp") & (table.emotion == "fear")].iloc[0]
     assert row["influence"] == pytest.approx(float(loaded.values[1, 2, EMOTIONS.index("fear")]))
-    with pytest.raises(EmotionError, match="this influence has no emotion 'joy'; it has anger, sadness, fear"):
+    with pytest.raises(EmotionError, match="no emotion 'joy' in this influence; choose among anger, sadness, fear"):
         loaded.of("joy")
 
 

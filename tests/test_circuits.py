@@ -181,7 +181,7 @@ def test_what_cannot_be_built(qwen, scores, influence) -> None:
     with pytest.raises(NodeError, match=r"these scores are of no emotion; .*directions.target\('anger'\)"):
         ec.build_circuit(nobody)
     other = ec.Influence(("fear",), *(influence.values[..., :1],) * 2, influence.by_strength[..., :1], (0.1,), 1)
-    with pytest.raises(EmotionError, match="this influence has no emotion 'anger'; it has fear"):
+    with pytest.raises(EmotionError, match="no emotion 'anger' in this influence; choose among fear"):
         ec.build_circuit(scores, other)
     heads = ec.attribute(qwen, instructed(1), ec.Projection(torch.ones(32), emotion="anger"), ec.HeadImportance())
     with pytest.raises(NodeError, match="head importance does not score neurons; set neurons=0, or join two scores"):

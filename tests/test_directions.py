@@ -216,7 +216,7 @@ def test_target_of_an_emotion(qwen, asked, fitted) -> None:
 
 
 def test_unknown_emotions_and_sites(fitted) -> None:
-    with pytest.raises(EmotionError, match="these directions has no emotion 'joy'; it has anger, sadness, fear"):
+    with pytest.raises(EmotionError, match="no emotion 'joy' in these directions; choose among anger, sadness, fear"):
         fitted.of("joy")
     with pytest.raises(NodeError, match="directions exist at resid_mid and resid_post, not at 'neuron'"):
         fitted.of("anger", "neuron")

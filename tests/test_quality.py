@@ -124,7 +124,7 @@ def test_what_could_not_be_measured_did_not_pass() -> None:
     test = split_half_test(torch.full((2, 1, 2), torch.nan))
     quality = ec.DirectionQuality(("anger", "fear"), (test,))
     assert quality.flags("anger") == ("split halves: could not be measured",)
-    with pytest.raises(EmotionError, match="this quality has no emotion 'joy'; it has anger, fear"):
+    with pytest.raises(EmotionError, match="no emotion 'joy' in this quality; choose among anger, fear"):
         quality.flags("joy")
     better = QualityTest("split halves", (0.9, 0.85), 0.8, intervals=((0.8, 1.0), (0.7, 0.9)))
     assert quality.updated([better]).flagged == {}

@@ -100,8 +100,8 @@ def check_emotions(emotions: Sequence[str], known: Sequence[str], what: str) -> 
     """
     emotions = as_emotions(emotions)
     unknown = [e for e in emotions if e not in known]
-    if unknown or not emotions:
-        raise EmotionError(
-            f"{what} has no emotion {', '.join(map(repr, unknown)) or '(none was given)'}; it has {', '.join(known)}"
-        )
-    return tuple(emotions)
+    if not emotions:
+        raise EmotionError(f"no emotion was given; choose among those of {what}: {', '.join(known)}")
+    if unknown:
+        raise EmotionError(f"no emotion {', '.join(map(repr, unknown))} in {what}; choose among {', '.join(known)}")
+    return emotions
