@@ -268,7 +268,7 @@ def test_activations_of_another_model_are_refused_wherever_nodes_are_changed(qwe
         lambda: ec.circuit_edges(qwen, some, prompts(3), target, wrong),
         lambda: ec.attribute_edges(qwen, some, prompts(3), target, wrong),
     ):
-        with pytest.raises(PatchError, match=r"MeanAblation holds (head|neuron) activations of shape .* this model has"):
+        with pytest.raises(PatchError, match=r"MeanAblation holds (head|neuron) activations of shape .* model has"):
             work()
     assert hooks_left(qwen.hf) == 0
 
