@@ -12,7 +12,7 @@ An ablation of nodes that carry the target has a negative effect, an enhancement
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -32,11 +32,12 @@ from emotion_circuits.model.suffix import Readout, SuffixRun
 from emotion_circuits.nodes import NodeSet, NodeValues
 from emotion_circuits.progress import progress
 from emotion_circuits.targets import Target
-from emotion_circuits.types import NodeKind, as_layer
+from emotion_circuits.types import NodeKind, as_choice, as_layer
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Scope = Literal["sublayer", "global"]
 KS = (0, 1, 2, 4, 8, 16, 32, 64)
 
 _LOCAL_SITE: dict[NodeKind, Literal["resid_mid", "resid_post"]] = {"head": "resid_mid", "neuron": "resid_post"}
@@ -53,7 +54,7 @@ def validation_curves(
     ks: Sequence[int] = KS,
     n_random: int = 30,
     layers: Iterable[int] | None = None,
-    scope: Literal["sublayer", "global"] = "sublayer",
+    scope: Scope = "sublayer",
     seed: int = 0,
     batch_size: int | None = None,
     chunk: int | None = None,
@@ -83,12 +84,11 @@ def validation_curves(
 
     Raises:
         NodeError: the model does not have one of the layers.
-        ValueError: there is no such scope.
+        DataError: there is no such scope.
     """
     import pandas as pd
 
-    if scope not in _SCOPES:
-        raise ValueError(f"unknown scope {scope!r}; the scopes are {', '.join(_SCOPES)}")
+    as_choice(scope, Scope, "scope")
     samples = SampleSet(prompts, {"target": target})
     n_layers = model.dims.n_layers
     chosen = sorted({as_layer(layer, n_layers) for layer in (range(n_layers) if layers is None else layers)})
@@ -190,7 +190,7 @@ def _global_curves(
     return [_Curve(None, None, labels, masks)]
 
 
-_SCOPES = {"sublayer": _sublayer_curves, "global": _global_curves}
+_SCOPES: dict[Scope, Callable[..., list[_Curve]]] = {"sublayer": _sublayer_curves, "global": _global_curves}
 
 
 def _best(attribution: Attribution, pool: NodeSet, k: int, sign: int) -> NodeSet:

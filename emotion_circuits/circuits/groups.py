@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
@@ -35,7 +35,7 @@ from emotion_circuits.model.writes import SUBLAYER_OF
 from emotion_circuits.nodes import NodeSet
 from emotion_circuits.progress import progress
 from emotion_circuits.targets import Target
-from emotion_circuits.types import NodeKind, Site
+from emotion_circuits.types import NodeKind, Site, as_choice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,10 +80,9 @@ def groups_of(circuit: Circuit | NodeSet, by: By = "usual") -> dict[str, NodeSet
         by: how they are put together, see `By`.
 
     Raises:
-        ValueError: there is no such grouping.
+        DataError: there is no such grouping.
     """
-    if by not in get_args(By):
-        raise ValueError(f"unknown grouping {by!r}; the groupings are {', '.join(get_args(By))}")
+    as_choice(by, By, "grouping")
     nodes = circuit.nodes if isinstance(circuit, Circuit) else circuit
     groups: dict[str, NodeSet] = {}
     for kind, layer, units in places(nodes):
