@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import urllib.request
@@ -187,7 +188,7 @@ def test_facts_agree_with_the_run(explorer: ec.Explorer) -> None:
 
 def test_what_is_wrong_is_refused_and_changes_nothing(explorer: ec.Explorer) -> None:
     before = explorer.choice
-    with pytest.raises(EmotionError, match="'zorn'; it has anger, happiness"):
+    with pytest.raises(EmotionError, match="'zorn' in the run; choose among anger, happiness"):
         explorer.emotion = "zorn"
     with pytest.raises(PromptError, match="no item 99"):
         explorer.choose(emotion="happiness", prompt=99)
