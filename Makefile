@@ -33,7 +33,7 @@ test-fast: setup ## the tests that are not marked slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 test-distributed: setup ## the run of 2 and 3 processes is the run of one; a process that stops ends all
-	$(BIN)/python -m pytest tests/test_distributed.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/test_distributed.py -m "faults or not faults" $(PYTEST_ARGS)
 
 test-faults: setup ## fifty kills, a full disk, 20,000 hostile files, ten interruptions of many generations
 	FUZZ=20000 $(BIN)/python -m pytest tests/test_faults.py tests/test_fuzz.py tests/test_load.py tests/test_security.py \
